@@ -64,11 +64,36 @@ def test_version_is_the_same_everywhere(metadata):
     assert f"## [{llqr.__version__}]" in changelog
 
 
+# Run by the clean environment's interpreter, where numpy is all that llqr finds.
 WORKS_INSTALLED = """
-import importlib.metadata, pathlib, sys
+import importlib
+import importlib.metadata
+import sys
+from pathlib import Path
+
+import numpy as np
+
 import llqr
-assert pathlib.Path(llqr.__file__).is_relative_to(sys.prefix), llqr.__file__
+from llqr.quadratic import QuadraticModel
+
+package = Path(llqr.__file__).parent
+assert package.is_relative_to(sys.prefix), package
 assert llqr.__version__ == importlib.metadata.version("llqr")
+
+for file in package.rglob("*.py"):
+    parts = file.relative_to(package).with_suffix("").parts
+    if parts[0] not in ("torch", "jax"):
+        importlib.import_module(".".join(("llqr", *parts)).removesuffix(".__init__"))
+
+curvature = np.array([[2.0, 1.0], [1.0, 3.0]])
+gradient = np.array([1.0, -2.0])
+model = QuadraticModel(
+    gradient={"w": gradient}, curvature_product=lambda v: {"w": curvature @ v["w"]}, damping=0.5
+)
+minimiser = {"w": -np.linalg.solve(curvature + 0.5 * np.eye(2), gradient)}
+residual = model.residual(minimiser)
+np.testing.assert_allclose(residual["w"], 0.0, atol=1e-14)
+np.testing.assert_allclose(model.value(minimiser, residual), 0.5 * gradient @ minimiser["w"])
 """
 
 
