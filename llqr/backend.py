@@ -1,0 +1,181 @@
+"""The few array operations the core needs, and their NumPy implementation.
+
+The core is written once, against this protocol; :mod:`llqr.torch` and :mod:`llqr.jax` supply it for
+their arrays. Arrays of all three kinds already agree on arithmetic operators, ``@``, ``.reshape``,
+``.shape``, ``.sum()`` and indexing, so only what differs between them stands here.
+
+The array API standard is not used: it has no ``einsum``, no control flow that a tracer can follow
+and no autodiff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = Any
+"""A NumPy, torch or JAX array."""
+
+Tensors = dict[str, Array]
+"""Named arrays: parameters, gradients, steps. Keys are parameter names, never positions."""
+
+
+class Backend(Protocol):
+    """Array operations and control flow of one framework.
+
+    ``like`` is an array whose dtype and device the result takes.
+    """
+
+    def einsum(self, equation: str, *operands: Array) -> Array:
+        """Return the Einstein summation of the operands."""
+        ...
+
+    def zeros(self, shape: Sequence[int], like: Array) -> Array:
+        """Return zeros of the given shape."""
+        ...
+
+    def ones(self, shape: Sequence[int], like: Array) -> Array:
+        """Return ones of the given shape."""
+        ...
+
+    def asarray(self, value: Any, like: Array) -> Array:
+        """Return a NumPy array or Python number as an array of this framework."""
+        ...
+
+    def integer(self, value: Any, like: Array) -> Array:
+        """Return a 0-d 32-bit integer on the device of ``like``."""
+        ...
+
+    def where(self, condition: Array, when_true: Array, when_false: Array) -> Array:
+        """Select element by element."""
+        ...
+
+    def maximum(self, x: Array, floor: Array | float) -> Array:
+        """Return the larger of ``x`` and ``floor``, element by element."""
+        ...
+
+    def isfinite(self, x: Array) -> Array:
+        """Return a 0-d boolean: is every element finite."""
+        ...
+
+    def sqrt(self, x: Array) -> Array:
+        """Return the square root, element by element."""
+        ...
+
+    def sigmoid(self, x: Array) -> Array:
+        """Return the logistic function, element by element."""
+        ...
+
+    def softmax(self, x: Array) -> Array:
+        """Return the softmax over the last axis."""
+        ...
+
+    def concatenate(self, arrays: Sequence[Array]) -> Array:
+        """Join arrays along their first axis."""
+        ...
+
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        """Stack arrays along a new first axis."""
+        ...
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array]:
+        """Return ascending eigenvalues [n] and eigenvectors [n, n] of a symmetric matrix."""
+        ...
+
+    def while_loop(self, condition: Callable, body: Callable, state: Any) -> Any:
+        """Apply ``body`` to the state while ``condition(state)`` holds."""
+        ...
+
+    def cond(self, predicate: Array, when_true: Callable, when_false: Callable, state: Any) -> Any:
+        """Apply one of two functions to the state; both return the same structure."""
+        ...
+
+    def select(self, predicate: Array, when_true: Any, when_false: Any) -> Any:
+        """Choose between two equal nested structures of arrays."""
+        ...
+
+    def map(self, function: Callable, rows: Array) -> Array:
+        """Apply ``function`` to every row of ``rows`` and stack the results."""
+        ...
+
+
+class NumpyBackend:
+    """The protocol over NumPy: the core runs and is tested without any framework."""
+
+    def einsum(self, equation: str, *operands: Array) -> Array:
+        """Return the Einstein summation of the operands."""
+        return np.einsum(equation, *operands, optimize=True)
+
+    def zeros(self, shape: Sequence[int], like: Array) -> Array:
+        """Return zeros of the given shape."""
+        return np.zeros(tuple(shape), dtype=np.asarray(like).dtype)
+
+    def ones(self, shape: Sequence[int], like: Array) -> Array:
+        """Return ones of the given shape."""
+        return np.ones(tuple(shape), dtype=np.asarray(like).dtype)
+
+    def asarray(self, value: Any, like: Array) -> Array:
+        """Return the value with the dtype of ``like``."""
+        return np.asarray(value, dtype=np.asarray(like).dtype)
+
+    def integer(self, value: Any, like: Array) -> Array:
+        """Return a 0-d 32-bit integer."""
+        return np.asarray(value, dtype=np.int32)
+
+    def where(self, condition: Array, when_true: Array, when_false: Array) -> Array:
+        """Select element by element."""
+        return np.where(condition, when_true, when_false)
+
+    def maximum(self, x: Array, floor: Array | float) -> Array:
+        """Return the larger of ``x`` and ``floor``."""
+        return np.maximum(x, floor)
+
+    def isfinite(self, x: Array) -> Array:
+        """Return whether every element is finite."""
+        return np.isfinite(x).all()
+
+    def sqrt(self, x: Array) -> Array:
+        """Return the square root."""
+        return np.sqrt(x)
+
+    def sigmoid(self, x: Array) -> Array:
+        """Return the logistic function."""
+        return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+    def softmax(self, x: Array) -> Array:
+        """Return the softmax over the last axis."""
+        shifted = np.exp(x - x.max(axis=-1, keepdims=True))
+        return shifted / shifted.sum(axis=-1, keepdims=True)
+
+    def concatenate(self, arrays: Sequence[Array]) -> Array:
+        """Join arrays along their first axis."""
+        return np.concatenate(list(arrays))
+
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        """Stack arrays along a new first axis."""
+        return np.stack(list(arrays))
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array]:
+        """Return ascending eigenvalues and eigenvectors."""
+        values, vectors = np.linalg.eigh(matrix)
+        return values, vectors
+
+    def while_loop(self, condition: Callable, body: Callable, state: Any) -> Any:
+        """Apply ``body`` while the condition holds."""
+        while bool(condition(state)):
+            state = body(state)
+        return state
+
+    def cond(self, predicate: Array, when_true: Callable, when_false: Callable, state: Any) -> Any:
+        """Apply one of two functions to the state."""
+        return when_true(state) if bool(predicate) else when_false(state)
+
+    def select(self, predicate: Array, when_true: Any, when_false: Any) -> Any:
+        """Choose between two equal nested structures."""
+        return when_true if bool(predicate) else when_false
+
+    def map(self, function: Callable, rows: Array) -> Array:
+        """Apply the function to every row and stack."""
+        return np.stack([function(row) for row in rows])

@@ -1,0 +1,84 @@
+"""Named settings that reproduce published runs.
+
+Source: the published configurations and defaults of "Layerwise LQR for Geometry-Aware Optimization of
+Deep Networks" (arXiv 2605.04230): momentum inner solver (50 steps, learning rate 1e-3, momentum 0.9, each
+factor's gradient clipped at norm 5), no damping, factors of scalar and diagonal clipped from below at
+1e-8, Fisher summed over the batch, warm start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llqr.config import LLQRConfig, configure
+from llqr.divergences import AbstractMetric
+
+
+@dataclass(frozen=True)
+class PublishedTask:
+    """What differs between the published tasks.
+
+    Attributes:
+        update_interval: steps between fits.
+        curvature_batch_size: examples per fit.
+        ema_decay: β with the Fisher.
+        base_optimizer: the base optimizer of the published run, for information.
+    """
+
+    update_interval: int
+    curvature_batch_size: int
+    ema_decay: float
+    base_optimizer: str
+
+
+PUBLISHED_TASKS = {
+    "cifar": PublishedTask(1000, 128, 0.95, "SGD, learning rate 0.05, momentum 0.9, decay 5e-4"),
+    "imagenet": PublishedTask(1500, 256, 0.95, "SGD, learning rate 0.1, momentum 0.9, decay 1e-4"),
+    "translation": PublishedTask(1000, 48, 0.925, "AdamW, learning rate 5e-4, betas 0.9 and 0.98"),
+    "grokking": PublishedTask(2500, 512, 0.95, "AdamW, learning rate 1e-3, betas 0.9 and 0.98"),
+}
+NEWTON_EMA_DECAY = 0.9
+
+
+def published(
+    task: str,
+    *,
+    curvature: Literal["fisher", "newton"] = "fisher",
+    structure: str = "diagonal",
+    likelihood: str | AbstractMetric = "categorical",
+    **overrides: Any,
+) -> LLQRConfig:
+    """Return the published settings of a task.
+
+    Args:
+        task: ``"cifar"``, ``"imagenet"``, ``"translation"`` or ``"grokking"``.
+        curvature: ``"fisher"`` or ``"newton"``.
+        structure: a structure's name; the published runs use ``"diagonal"``.
+        likelihood: loss type, for the Fisher.
+        **overrides: settings of :func:`llqr.config.configure` to change.
+
+    Raises:
+        ValueError: for unknown names, listing the known ones.
+    """
+    if task not in PUBLISHED_TASKS:
+        raise ValueError(f"unknown task {task!r}; known: {', '.join(sorted(PUBLISHED_TASKS))}")
+    if curvature not in ("fisher", "newton"):
+        raise ValueError(f"unknown published curvature {curvature!r}; known: fisher, newton")
+    values = PUBLISHED_TASKS[task]
+    fisher = {"likelihood": likelihood, "curvature_reduction": "sum"}
+    floored = structure in ("scalar", "diagonal")
+    settings: dict[str, Any] = {
+        "curvature": curvature,
+        "curvature_options": fisher if curvature == "fisher" else {},
+        "structure": structure,
+        "structure_options": {"floor": 1e-8} if floored else {},
+        "inner_solver": "momentum",
+        "solver_options": {"steps": 50, "learning_rate": 1e-3, "momentum": 0.9, "clip_norm": 5.0},
+        "damping": 0.0,
+        "update_interval": values.update_interval,
+        "curvature_batch_size": values.curvature_batch_size,
+        "ema_decay": values.ema_decay if curvature == "fisher" else NEWTON_EMA_DECAY,
+        "warm_start": True,
+    }
+    return configure(**{**settings, **overrides})

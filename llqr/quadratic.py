@@ -1,0 +1,51 @@
+"""The quadratic model of a divergence: the only thing inner solvers see of a network.
+
+    m(δ) = ⟨g, δ⟩ + ½ ⟨δ, (C + λI) δ⟩          (DESIGN: relaxed LLQR; paper arXiv 2605.04230)
+
+The layerwise LQR cost is this same number, so one curvature-vector product of the whole, un-annotated
+model gives both its value and its gradient r = g + (C + λI) δ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from llqr import tensors
+from llqr.backend import Array, Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuadraticModel:
+    """m(δ) around the current parameters on one batch.
+
+    Attributes:
+        gradient: g = ∇L(θ), one array per parameter.
+        curvature_product: v ↦ C v without damping; costs one curvature-vector product.
+        damping: λ ≥ 0, a number or a 0-d array.
+        gram: optional (directions, n) ↦ [n, n] matrix of ⟨d_j, C d_k⟩, where ``directions(e)`` maps a
+            coefficient vector e [n] to Σ_j e_j d_j; forward products only (Gauss-Newton family).
+        loss_and_gradient: optional δ ↦ (L(θ + δ), ∇L(θ + δ)) on the same batch, for acceptance rules.
+    """
+
+    gradient: Tensors  # g
+    curvature_product: Callable[[Tensors], Tensors]  # C v
+    damping: Array | float = 0.0  # λ
+    gram: Callable[[Callable[[Array], Tensors], int], Array] | None = None
+    loss_and_gradient: Callable[[Tensors], tuple[Array, Tensors]] | None = None
+
+    def with_damping(self, damping: Array | float) -> QuadraticModel:
+        """Return the same model with another λ."""
+        return replace(self, damping=damping)
+
+    def product(self, direction: Tensors) -> Tensors:
+        """Return (C + λI) v: one curvature-vector product."""
+        return tensors.add_scaled(self.curvature_product(direction), self.damping, direction)
+
+    def residual(self, step: Tensors) -> Tensors:
+        """Return r = g + (C + λI) δ, the gradient of m at δ: one curvature-vector product."""
+        return tensors.add(self.gradient, self.product(step))
+
+    def value(self, step: Tensors, residual: Tensors) -> Array:
+        """Return m(δ) = ½ ⟨g + r, δ⟩ from the residual r at δ: no further product."""
+        return 0.5 * tensors.dot(tensors.add(self.gradient, residual), step)
