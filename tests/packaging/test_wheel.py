@@ -74,6 +74,9 @@ from pathlib import Path
 import numpy as np
 
 import llqr
+from llqr.backend import NumpyBackend
+from llqr.config import configure
+from llqr.preconditioner import Preconditioner
 from llqr.quadratic import QuadraticModel
 
 package = Path(llqr.__file__).parent
@@ -85,15 +88,17 @@ for file in package.rglob("*.py"):
     if parts[0] not in ("torch", "jax"):
         importlib.import_module(".".join(("llqr", *parts)).removesuffix(".__init__"))
 
-curvature = np.array([[2.0, 1.0], [1.0, 3.0]])
-gradient = np.array([1.0, -2.0])
-model = QuadraticModel(
-    gradient={"w": gradient}, curvature_product=lambda v: {"w": curvature @ v["w"]}, damping=0.5
+# With a diagonal curvature c the best diagonal U is 1 / (c + λ).
+c, damping, gradient = np.array([2.0, 0.5, 3.0]), 0.1, np.array([1.0, -2.0, 0.3])
+config = configure(
+    structure="diagonal", inner_solver="conjugate_gradient", damping=damping, ema_decay=0.0
 )
-minimiser = {"w": -np.linalg.solve(curvature + 0.5 * np.eye(2), gradient)}
-residual = model.residual(minimiser)
-np.testing.assert_allclose(residual["w"], 0.0, atol=1e-14)
-np.testing.assert_allclose(model.value(minimiser, residual), 0.5 * gradient @ minimiser["w"])
+preconditioner = Preconditioner(NumpyBackend(), config, {"w": (3,)})
+model = QuadraticModel(gradient={"w": gradient}, curvature_product=lambda v: {"w": c * v["w"]})
+sources = {"input": {"w": gradient}}
+state = preconditioner.fit(preconditioner.init(like={"w": gradient}), model, sources)
+preconditioned, _ = preconditioner.precondition(state, sources)
+np.testing.assert_allclose(preconditioned["w"], gradient / (c + damping), rtol=1e-5)
 """
 
 
