@@ -1,0 +1,1 @@
+"""Recomputing the published implementation's numbers with this library."""
