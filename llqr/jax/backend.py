@@ -1,0 +1,107 @@
+"""The core's array operations in JAX; all of them work on tracers, so a whole fit compiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from llqr.structures.base import check_positive_int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JaxBackend:
+    """:class:`llqr.backend.Backend` over ``jax.numpy`` and ``jax.lax``.
+
+    Attributes:
+        map_batch_size: rows that :meth:`map` takes at once, ≥ 1. More rows make larger matrix products
+            and use as many times the memory.
+    """
+
+    map_batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        check_positive_int("map_batch_size", self.map_batch_size)
+
+    def einsum(self, equation: str, *operands: Array) -> Array:
+        """Return the Einstein summation of the operands."""
+        return jnp.einsum(equation, *operands)
+
+    def zeros(self, shape: Sequence[int], like: Array) -> Array:
+        """Return zeros of the given shape in the dtype of ``like``."""
+        return jnp.zeros(tuple(shape), like.dtype)
+
+    def ones(self, shape: Sequence[int], like: Array) -> Array:
+        """Return ones of the given shape in the dtype of ``like``."""
+        return jnp.ones(tuple(shape), like.dtype)
+
+    def asarray(self, value: Any, like: Array) -> Array:
+        """Return a NumPy array, a number or a JAX array in the dtype of ``like``."""
+        return jnp.asarray(value).astype(like.dtype)
+
+    def integer(self, value: Any, like: Array) -> Array:
+        """Return a 0-d int32; fractions, as schedules return them, are cut off."""
+        return jnp.asarray(value).astype(jnp.int32)
+
+    def where(self, condition: Array, when_true: Array, when_false: Array) -> Array:
+        """Select element by element."""
+        return jnp.where(condition, when_true, when_false)
+
+    def maximum(self, x: Array, floor: Array | float) -> Array:
+        """Return the larger of ``x`` and ``floor``, element by element."""
+        return jnp.maximum(x, floor)
+
+    def isfinite(self, x: Array) -> Array:
+        """Return a 0-d boolean: is every element finite."""
+        return jnp.isfinite(x).all()
+
+    def sqrt(self, x: Array) -> Array:
+        """Return the square root, element by element."""
+        return jnp.sqrt(x)
+
+    def sigmoid(self, x: Array) -> Array:
+        """Return the logistic function, element by element."""
+        return jax.nn.sigmoid(x)
+
+    def softmax(self, x: Array) -> Array:
+        """Return the softmax over the last axis."""
+        return jax.nn.softmax(x, axis=-1)
+
+    def concatenate(self, arrays: Sequence[Array]) -> Array:
+        """Join arrays along their first axis."""
+        return jnp.concatenate(list(arrays))
+
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        """Stack arrays along a new first axis."""
+        return jnp.stack(list(arrays))
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array]:
+        """Return ascending eigenvalues [n] and eigenvectors [n, n] of a symmetric matrix."""
+        values, vectors = jnp.linalg.eigh(matrix)
+        return values, vectors
+
+    def while_loop(self, condition: Callable, body: Callable, state: Any) -> Any:
+        """Apply ``body`` while the condition holds; the state keeps its dtypes."""
+        return lax.while_loop(condition, lambda old: _as_before(body(old), old), state)
+
+    def cond(self, predicate: Array, when_true: Callable, when_false: Callable, state: Any) -> Any:
+        """Apply one of two functions to the state; only the chosen one is computed."""
+        return lax.cond(predicate, when_true, when_false, state)
+
+    def select(self, predicate: Array, when_true: Any, when_false: Any) -> Any:
+        """Choose between two equal nested structures of arrays."""
+        return jax.tree.map(lambda a, b: jnp.where(predicate, a, b), when_true, when_false)
+
+    def map(self, function: Callable, rows: Array) -> Array:
+        """Apply ``function`` to every row, ``map_batch_size`` rows at a time, and stack the results."""
+        return lax.map(function, rows, batch_size=self.map_batch_size)
+
+
+def _as_before(new: Any, old: Any) -> Any:
+    """Return ``new`` in the dtypes of ``old``: a Python number in a formula must not change a carry."""
+    return jax.tree.map(lambda a, b: jnp.asarray(a).astype(jnp.asarray(b).dtype), new, old)
