@@ -1,0 +1,126 @@
+"""The array operations of the core over torch tensors (:class:`llqr.backend.Backend`).
+
+Nothing here waits for the device except control flow: ``while_loop`` and ``cond`` read one boolean, and
+so does ``eigh`` inside torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class TorchBackend:
+    """Array operations and eager control flow. ``like`` gives the dtype and device of results."""
+
+    def einsum(self, equation: str, *operands: Tensor) -> Tensor:
+        """Return the Einstein summation of the operands."""
+        return torch.einsum(equation, *operands)
+
+    def zeros(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Return zeros of the given shape."""
+        return torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
+
+    def ones(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Return ones of the given shape."""
+        return torch.ones(tuple(shape), dtype=like.dtype, device=like.device)
+
+    def asarray(self, value: Any, like: Tensor) -> Tensor:
+        """Return a NumPy array, number or tensor with the dtype and device of ``like``."""
+        return _tensor(value, like.dtype, like.device)
+
+    def integer(self, value: Any, like: Tensor) -> Tensor:
+        """Return a 0-d int32 on the device of ``like``."""
+        return _tensor(value, torch.int32, like.device)
+
+    def where(self, condition: Tensor, when_true: Any, when_false: Any) -> Tensor:
+        """Select element by element; two Python integers give int32, as counters are."""
+        if isinstance(when_true, int) and isinstance(when_false, int):
+            when_true = torch.full((), when_true, dtype=torch.int32, device=condition.device)
+        return torch.where(condition, when_true, when_false)
+
+    def maximum(self, x: Tensor, floor: Tensor | float) -> Tensor:
+        """Return the larger of ``x`` and ``floor``; NaN stays NaN."""
+        return torch.maximum(x, floor) if isinstance(floor, Tensor) else torch.clamp(x, min=floor)
+
+    def isfinite(self, x: Tensor) -> Tensor:
+        """Return a 0-d boolean: is every element finite."""
+        if x.numel() == 0:
+            return torch.ones((), dtype=torch.bool, device=x.device)
+        # One pass over the data: both extremes are NaN if any element is.
+        low, high = torch.aminmax(x)
+        return torch.isfinite(low) & torch.isfinite(high)
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        """Return the square root."""
+        return torch.sqrt(x)
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """Return the logistic function."""
+        return torch.sigmoid(x)
+
+    def softmax(self, x: Tensor) -> Tensor:
+        """Return the softmax over the last axis."""
+        return torch.softmax(x, dim=-1)
+
+    def concatenate(self, arrays: Sequence[Tensor]) -> Tensor:
+        """Join tensors along their first axis."""
+        return torch.cat(list(arrays))
+
+    def stack(self, arrays: Sequence[Tensor]) -> Tensor:
+        """Stack tensors along a new first axis."""
+        return torch.stack(list(arrays))
+
+    def eigh(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ascending eigenvalues [n] and eigenvectors [n, n]."""
+        values, vectors = torch.linalg.eigh(matrix)
+        return values, vectors
+
+    def while_loop(self, condition: Callable, body: Callable, state: Any) -> Any:
+        """Apply ``body`` while the condition holds; reads one boolean per iteration."""
+        while bool(condition(state)):
+            state = body(state)
+        return state
+
+    def cond(self, predicate: Tensor, when_true: Callable, when_false: Callable, state: Any) -> Any:
+        """Apply one of two functions to the state; reads one boolean."""
+        return when_true(state) if bool(predicate) else when_false(state)
+
+    def select(self, predicate: Tensor, when_true: Any, when_false: Any) -> Any:
+        """Choose between two equal nested structures.
+
+        On the CPU the boolean is at hand and choosing copies nothing; elsewhere reading it would wait
+        for the device, so the choice is made element by element there.
+
+        Returns:
+            The structure chosen.
+        """
+        if predicate.device.type == "cpu":
+            return when_true if bool(predicate) else when_false
+        return _select(predicate, when_true, when_false)
+
+    def map(self, function: Callable, rows: Tensor) -> Tensor:
+        """Apply ``function`` to every row of ``rows`` and stack the results."""
+        return torch.stack([function(row) for row in rows])
+
+
+def _tensor(value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype)
+    if isinstance(value, (bool, int, float)):
+        # A fill runs on the device; torch.tensor would copy from the host and wait.
+        return torch.full((), value, dtype=dtype, device=device)
+    return torch.tensor(value, dtype=dtype, device=device)
+
+
+def _select(predicate: Tensor, when_true: Any, when_false: Any) -> Any:
+    if isinstance(when_true, Tensor):
+        return torch.where(predicate, when_true, when_false)
+    if isinstance(when_true, dict):
+        return {key: _select(predicate, value, when_false[key]) for key, value in when_true.items()}
+    parts = [_select(predicate, a, b) for a, b in zip(when_true, when_false, strict=True)]
+    # A NamedTuple takes its fields one by one, a tuple takes a sequence.
+    return type(when_true)(*parts) if hasattr(when_true, "_fields") else type(when_true)(parts)

@@ -1,0 +1,101 @@
+"""Reading and exchanging ``.grad`` and parameters around the base optimizer's step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from llqr.backend import Tensors
+from llqr.torch.backend import TorchBackend
+
+
+def training_gradient(parameters: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:
+    """Return ``.grad`` of every parameter in a dtype; zeros where there is none."""
+    return {
+        name: torch.zeros_like(parameter, dtype=dtype)
+        if parameter.grad is None
+        else _dense(parameter.grad).to(dtype)
+        for name, parameter in parameters.items()
+    }
+
+
+def non_finite_names(parameters: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of parameters with NaN or Inf in ``.grad``; waits for the device once."""
+    backend = TorchBackend()
+    found = {
+        name: backend.isfinite(_dense(parameter.grad))
+        for name, parameter in parameters.items()
+        if parameter.grad is not None
+    }
+    if not found:
+        return []
+    flags = torch.stack(list(found.values())).tolist()
+    return [name for name, finite in zip(found, flags, strict=True) if not finite]
+
+
+class ExchangedGradients:
+    """Shows the base optimizer preconditioned gradients, and puts the raw ones back."""
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self._parameters = parameters
+        self._raw: dict[str, Tensor] = {}
+
+    def show(self, gradient: Tensors) -> None:
+        """Put U g in the place of every gradient there is, in its dtype."""
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                self._raw[name] = parameter.grad
+                parameter.grad = gradient[name].to(parameter.grad.dtype)
+
+    def restore(self) -> None:
+        """Put the very tensors back that :meth:`show` replaced."""
+        for name, raw in self._raw.items():
+            self._parameters[name].grad = raw
+        self._raw = {}
+
+
+class Snapshot:
+    """Copies of parameters, and of a base optimizer's state if one is given."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], base: Optimizer | None = None) -> None:
+        self._parameters = parameters
+        self.values = {name: value.detach().clone() for name, value in parameters.items()}
+        self._base = base
+        self._state = None if base is None else _copied(base.state)
+
+    def restore_parameters(self) -> None:
+        """Write the parameters back."""
+        for name, parameter in self._parameters.items():
+            parameter.copy_(self.values[name])
+
+    def restore(self) -> None:
+        """Write the parameters and the base optimizer's state back."""
+        self.restore_parameters()
+        if self._base is not None and self._state is not None:
+            self._base.state.clear()
+            self._base.state.update(self._state)
+
+
+@contextmanager
+def undone_on_error(snapshot: Snapshot) -> Iterator[None]:
+    """Restore the snapshot if the body raises, so that a failed step changes nothing."""
+    try:
+        yield
+    except BaseException:
+        snapshot.restore()
+        raise
+
+
+def _copied(state: Mapping[Any, Any]) -> dict[Any, Any]:
+    # The keys are the parameters themselves and must not be copied.
+    return {parameter: copy.deepcopy(value) for parameter, value in state.items()}
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient

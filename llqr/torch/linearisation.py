@@ -1,0 +1,164 @@
+"""The cached linearisation of a torch model on one chunk, and its products.
+
+    g_u = Jᵀ u     built once with its graph; linear in u
+    J v = ∂⟨g_u, v⟩/∂u                        (forward product by double backward)
+    Jᵀ w                                      (backward through the cached forward graph)
+    H v = ∂⟨∇L, v⟩/∂θ                         (∇L built once with its graph)
+
+A Gauss-Newton product J ᵀM J v thus costs two of the three matrix products per layer of a gradient
+forth and two back, 4/3 of a gradient, and recomputes nothing. Parameters are differentiated in place;
+``.grad`` is never written and hooks of data-parallel wrappers never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llqr.backend import Tensors
+from llqr.curvature import OUTPUT, GaussNewton, Hessian
+from llqr.torch.backend import TorchBackend
+from llqr.torch.evaluation import ModelFunction
+
+
+class TorchLinearisation:
+    """A model at its current parameters on one chunk (:class:`llqr.curvature.Linearisation`).
+
+    Everything it returns is detached and in the working dtype.
+
+    Args:
+        function: the model and loss.
+        batch: one chunk.
+    """
+
+    def __init__(self, function: ModelFunction, batch: Any) -> None:
+        self._function = function
+        self._batch = batch
+        self._parameters = list(function.parameters.values())
+        self._pass = function.new_pass()
+        with self._pass.active():
+            evaluation = function.evaluate(batch)
+        if not evaluation.loss.requires_grad:
+            raise ValueError(
+                "the loss must depend on a trainable parameter, got one that depends on none; do "
+                "not detach the outputs, and train at least one parameter the model uses"
+            )
+        self._summed_loss = evaluation.loss
+        self._attached = evaluation.outputs
+        self.outputs = {k: v.detach().to(function.dtype) for k, v in evaluation.outputs.items()}
+        self.weights: Mapping[str, Tensor] = evaluation.weights
+        self.normaliser = evaluation.normaliser
+        self.loss = evaluation.loss.detach()
+        self._gradient: list[Tensor] | None = None  # ∇L with its graph
+        self._forward: tuple[list[Tensor], list[Tensor]] | None = None  # u, g_u
+        self._output_gradient: tuple[Tensor, Tensor] | None = None  # x_N, ∂ℓ/∂x_N
+        self._check_metrics()
+
+    def gradient(self) -> Tensors:
+        """Return the gradient of the summed loss."""
+        if self._gradient is not None or isinstance(self._function.curvature, Hessian):
+            return self._named(self._attached_gradient())
+        with self._pass.active():
+            return self._named(gradients([self._summed_loss], self._parameters))
+
+    def jvp(self, direction: Tensors) -> dict[str, Tensor]:
+        """Return J_k v for every named output: two matrix products per layer."""
+        names = self._differentiable()
+        with self._pass.active():
+            if self._forward is None:
+                outputs = [self._attached[name] for name in names]
+                u = [torch.zeros_like(output, requires_grad=True) for output in outputs]
+                self._forward = (u, gradients(outputs, self._parameters, u, create_graph=True))
+            u, pulled = self._forward
+            moved = gradients(*self._along(pulled, direction, u))
+        tangents = {name: torch.zeros_like(value) for name, value in self.outputs.items()}
+        for name, tangent in zip(names, moved, strict=True):
+            tangents[name] = tangent.to(self._function.dtype)
+        return tangents
+
+    def vjp(self, cotangents: dict[str, Tensor]) -> Tensors:
+        """Return Σ_k J_kᵀ u_k: two matrix products per layer."""
+        names = [name for name in self._differentiable() if name in cotangents]
+        outputs = [self._attached[name] for name in names]
+        given = [cotangents[n].to(o.dtype) for n, o in zip(names, outputs, strict=True)]
+        with self._pass.active():
+            return self._named(gradients(outputs, self._parameters, given))
+
+    def hessian_product(self, direction: Tensors) -> Tensors:
+        """Return ∂²(summed loss) v: backward through the cached gradient."""
+        gradient = self._attached_gradient()
+        with self._pass.active():
+            return self._named(gradients(*self._along(gradient, direction, self._parameters)))
+
+    def output_hessian_product(self, tangent: Tensor) -> Tensor:
+        """Return ∂²(summed loss)/∂x_N² u, by double backward through the loss alone."""
+        with self._pass.active():
+            if self._output_gradient is None:
+                output = self.outputs[OUTPUT].clone().requires_grad_()
+                loss, _ = self._function.summed_loss(output, self._batch, self.weights)
+                (slope,) = gradients([loss], [output], create_graph=True)
+                self._output_gradient = output, slope
+            output, slope = self._output_gradient
+            (product,) = gradients([slope], [output], [tangent.to(slope.dtype)])
+        return product.to(self._function.dtype)
+
+    def _check_metrics(self) -> None:
+        """Raise what the metrics find wrong with outputs and weights, before any product is spent."""
+        curvature = self._function.curvature
+        if isinstance(curvature, GaussNewton):
+            zeros = {name: torch.zeros_like(value) for name, value in self.outputs.items()}
+            curvature.metric_products(TorchBackend(), self, zeros)
+
+    def _attached_gradient(self) -> list[Tensor]:
+        if self._gradient is None:
+            with self._pass.active():
+                self._gradient = gradients([self._summed_loss], self._parameters, create_graph=True)
+        return self._gradient
+
+    def _differentiable(self) -> list[str]:
+        return [name for name, output in self._attached.items() if output.requires_grad]
+
+    def _along(
+        self, values: list[Tensor], direction: Tensors, inputs: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return the arguments that differentiate ⟨values, direction⟩ in ``inputs``."""
+        vectors = [
+            direction[name].to(value.dtype)
+            for name, value in zip(self._function.parameters, values, strict=True)
+        ]
+        return values, inputs, vectors
+
+    def _named(self, values: list[Tensor]) -> Tensors:
+        return {
+            name: value.detach().to(self._function.dtype)
+            for name, value in zip(self._function.parameters, values, strict=True)
+        }
+
+
+def gradients(
+    outputs: list[Tensor],
+    inputs: list[Tensor],
+    vectors: list[Tensor] | None = None,
+    *,
+    create_graph: bool = False,
+) -> list[Tensor]:
+    """Return Σ ∂⟨outputs, vectors⟩/∂inputs, zeros where nothing depends; keeps the graph."""
+    given = vectors if vectors is not None else [torch.ones_like(output) for output in outputs]
+    # A derivative that is constant, or zero for want of a path, has no graph to go through.
+    pairs = [(o, v) for o, v in zip(outputs, given, strict=True) if o.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(value) for value in inputs]
+    return list(
+        torch.autograd.grad(
+            [output for output, _ in pairs],
+            inputs,
+            [vector for _, vector in pairs],
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    )

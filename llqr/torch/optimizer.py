@@ -1,0 +1,354 @@
+"""LLQR around any ``torch.optim`` optimizer.
+
+    gradient mode   p.grad ← U g,  base step,  p.grad ← g           (the base sees U g)
+    update mode     u = θ − base(θ, g),  θ ← θ − U u                (U acts on the base's update)
+
+U is fitted on the model's own quadratic model whenever ``config.update_interval`` says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llqr.backend import Tensors
+from llqr.config import LLQRConfig
+from llqr.curvature import quadratic_model
+from llqr.preconditioner import PreconditionerState
+from llqr.solvers import Status
+from llqr.torch import reporting, state
+from llqr.torch.batches import first_examples
+from llqr.torch.distributed import ProcessGroup, from_first_process, share
+from llqr.torch.evaluation import LossFunction, OutputsFunction, WeightsFunction
+from llqr.torch.gradients import (
+    ExchangedGradients,
+    Snapshot,
+    non_finite_names,
+    training_gradient,
+    undone_on_error,
+)
+from llqr.torch.linearise import linearise
+from llqr.torch.membership import Membership, check_arguments
+
+Closure = Callable[[], Any]
+
+
+class LLQR(Optimizer):
+    """Preconditions the gradient or the update of a base optimizer.
+
+    ``param_groups``, ``state`` and ``defaults`` are the base optimizer's own, so schedulers and edits of
+    groups act on both. Parameters that are frozen or in no group are left out; one without a gradient is
+    not stepped and counts as zero.
+
+    Args:
+        base_optimizer: any ``torch.optim.Optimizer`` over parameters of the model.
+        model: the model, also inside DistributedDataParallel or ``torch.compile``.
+        loss_fn: (outputs, batch) ↦ mean loss, or (summed loss, normaliser), both 0-d.
+        config: settings, see :class:`llqr.config.LLQRConfig` and :mod:`llqr.presets`.
+        outputs_fn: (model, batch) ↦ outputs or (outputs, {name: intermediate}); default
+            ``model(batch[0])``.
+        weights_fn: batch ↦ None, weights of the loss's events, or {name: weights}.
+        process_group: processes of data-parallel training; None for the default group if there is one.
+            ``config.curvature_batch_size`` counts the examples of all of them.
+
+    Raises:
+        ValueError: if a group holds a parameter that the model does not name, or a structure asks for a
+            direction that the mode cannot supply.
+        TypeError: for an argument of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        base_optimizer: Optimizer,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        config: LLQRConfig,
+        *,
+        outputs_fn: OutputsFunction | None = None,
+        weights_fn: WeightsFunction | None = None,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        check_arguments(base_optimizer, model, loss_fn, config, outputs_fn, weights_fn)
+        # Optimizer.__init__ would make groups of its own; unpickling sets up all the rest of it.
+        super().__setstate__({"base_optimizer": base_optimizer})
+        self.model = model
+        self.loss_fn = loss_fn
+        self.config = config
+        self.outputs_fn = outputs_fn
+        self.weights_fn = weights_fn
+        self.process_group = process_group
+        self.skipped = 0
+        self._members = Membership(model, base_optimizer.param_groups, config)
+        self._take(self._members.init())
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The base optimizer's very groups."""
+        return self.base_optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base_optimizer.param_groups = groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The base optimizer's very state."""
+        return self.base_optimizer.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.base_optimizer.state = value
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The base optimizer's very defaults."""
+        return self.base_optimizer.defaults
+
+    @defaults.setter
+    def defaults(self, value: dict[str, Any]) -> None:
+        self.base_optimizer.defaults = value
+
+    @property
+    def fit_is_due(self) -> bool:
+        """Does the next step fit the factors, so that it needs ``batch``."""
+        return self._step >= self._next_fit
+
+    @property
+    def last_fit(self) -> reporting.FitSummary:
+        """Numbers of the last fit; ``str`` gives a sentence with advice."""
+        return reporting.summary(self._state.last_fit)
+
+    def counters(self) -> dict[str, int]:
+        """Return steps, fits taken into use, rejected fits, fallbacks of blocks, and skipped steps."""
+        kept = ("step", "fits", "rejected", "fallbacks")
+        return {n: int(getattr(self._state, n)) for n in kept} | {"skipped": self.skipped}
+
+    def factors(self) -> dict[str, dict[str, Tensor]]:
+        """Return the factors in use, by block and factor name; not copied."""
+        return self._state.factors
+
+    def report(self) -> str:
+        """Return a table of what each parameter gets, its memory, and what is left alone and why."""
+        return self._members.report()
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None, *, batch: Any = None) -> Any:  # type: ignore[override]
+        """Take one step, after fitting the factors if that is due.
+
+        A non-finite gradient (of the first evaluation, with a closure) skips the step with a
+        :class:`~llqr.torch.reporting.NonFiniteWarning`.
+
+        Args:
+            closure: re-evaluates the model and returns the loss, as for any torch optimizer.
+            batch: what ``outputs_fn`` and ``loss_fn`` take; needed when a fit is due, else ignored.
+
+        Returns:
+            What the closure returned at the initial parameters, None without one.
+
+        Raises:
+            ValueError: if a fit is due and there is no batch; nothing has changed then.
+        """
+        self._follow_parameters()
+        due = self.fit_is_due
+        if due and batch is None:
+            raise ValueError(
+                f"batch must be given when a fit is due (step {self._step}), got None; call "
+                "step(batch=batch) at every step, or whenever optimizer.fit_is_due"
+            )
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        bad = non_finite_names(self._members.parameters)
+        if bad:
+            self.skipped += 1
+            message = reporting.skipped_step(bad, self.skipped)
+            warnings.warn(message, reporting.NonFiniteWarning, stacklevel=2)
+            return loss
+        run = self._update_step if self.config.apply_to == "update" else self._gradient_step
+        run(closure, loss, batch if due else None)
+        self._state = self._members.preconditioner.advance(self._state)
+        self._step += 1
+        return loss
+
+    def _gradient_step(self, closure: Closure | None, loss: Any, batch: Any) -> None:
+        """Let the base optimizer step on U g."""
+        if batch is not None:
+            self._fit(batch)
+        exchanged = ExchangedGradients(self._members.parameters)
+
+        def show() -> None:
+            gradient = training_gradient(self._members.parameters, self._members.dtype)
+            exchanged.show(self._precondition({"input": gradient, "gradient": gradient}))
+
+        try:
+            if closure is None:
+                show()
+                self.base_optimizer.step()
+            else:
+                self.base_optimizer.step(_replayed(closure, loss, exchanged.restore, show))
+        finally:
+            exchanged.restore()
+
+    def _update_step(self, closure: Closure | None, loss: Any, batch: Any) -> None:
+        """Let the base optimizer step on g, and replace its update u by U u."""
+        members = self._members
+        gradient = training_gradient(members.parameters, members.dtype)
+        if closure is not None:
+            # The next evaluation may zero these very tensors.
+            gradient = {name: value.clone() for name, value in gradient.items()}
+        # Only a fit can fail after the base has stepped, so only then its state is copied.
+        before = Snapshot(members.parameters, None if batch is None else self.base_optimizer)
+        with undone_on_error(before):
+            if closure is None:
+                self.base_optimizer.step()
+            else:
+                self.base_optimizer.step(_replayed(closure, loss, _nothing, _nothing))
+            old = before.values
+            update = {
+                name: old[name].to(members.dtype) - parameter.to(members.dtype)
+                for name, parameter in members.parameters.items()
+            }
+            if batch is not None:
+                before.restore_parameters()
+                self._fit(batch, update)
+            moved = self._precondition({"input": update, "update": update, "gradient": gradient})
+            for name, parameter in members.parameters.items():
+                if parameter.grad is not None:
+                    parameter.copy_(old[name].to(members.dtype) - moved[name])
+
+    def _precondition(self, sources: dict[str, Tensors]) -> Tensors:
+        with torch.no_grad():
+            result, self._state = self._members.preconditioner.precondition(self._state, sources)
+        return result
+
+    def _fit(self, batch: Any, update: Tensors | None = None) -> None:
+        config = self.config
+        if config.curvature_batch_size is not None:
+            batch = first_examples(batch, share(config.curvature_batch_size, self.process_group))
+        problem = linearise(
+            self.model,
+            self.loss_fn,
+            batch,
+            curvature=config.curvature,
+            outputs_fn=self.outputs_fn,
+            weights_fn=self.weights_fn,
+            chunk_size=config.chunk_size,
+            parameters=self._members.parameters,
+            process_group=self.process_group,
+        )
+        model = quadratic_model(config.curvature, problem)
+        sources = {"input": model.gradient, "gradient": model.gradient}
+        if update is not None:
+            sources |= {"input": update, "update": update}
+        fitted = self._members.preconditioner.fit(self._state, model, sources)
+        self._take(_in_all_processes(fitted, self.process_group))
+        if int(self._state.last_fit.status) == Status.NOT_FINITE:
+            message = reporting.failed_fit(self.last_fit)
+            warnings.warn(message, reporting.NonFiniteWarning, stacklevel=4)
+
+    def _take(self, fitted: PreconditionerState) -> None:
+        self._state = fitted
+        # Mirrored on the host, so that asking whether a fit is due does not wait for the device.
+        self._step, self._next_fit = int(fitted.step), int(fitted.next_fit)
+
+    def _follow_parameters(self) -> None:
+        """Notice parameters that were added, frozen, unfrozen, cast or moved since the last step."""
+        if not self._members.is_current(self.param_groups):
+            members = Membership(self.model, self.param_groups, self.config)
+            self._take(members.carry_over(self._members, self._state))
+            self._members = members
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, as the base optimizer does."""
+        self.base_optimizer.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base optimizer; its parameters start with U = I until the next fit.
+
+        Raises:
+            ValueError: if the model does not name one of them; nothing has changed then.
+            TypeError: if one of them is complex; likewise.
+        """
+        self.base_optimizer.add_param_group(param_group)
+        try:
+            self._follow_parameters()
+        except (ValueError, TypeError):
+            self.base_optimizer.param_groups.pop()
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base optimizer's state dict with this one's under ``"llqr"``; tensors and numbers."""
+        self._follow_parameters()
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        packed = state.pack(self._members.preconditioner, self._state, self.skipped)
+        result: dict[str, Any] = {**self.base_optimizer.state_dict(), state.KEY: packed}
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            changed = hook(self, result)
+            result = result if changed is None else changed
+        return result
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned, cast to the dtype and device of the parameters.
+
+        Raises:
+            ValueError: if it belongs to another configuration, naming the first difference; nothing has
+                changed then.
+        """
+        self._follow_parameters()
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        preconditioner = self._members.preconditioner
+        state.check(preconditioner, state_dict)
+        loaded, skipped = state.unpack(preconditioner, state_dict, self._members.like)
+        rest = {key: value for key, value in state_dict.items() if key != state.KEY}
+        self.base_optimizer.load_state_dict(rest)
+        self._take(loaded)
+        self.skipped = skipped
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickle and deepcopy keep: all but hooks and what schedulers patch in."""
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name != "step" and not name.startswith("_optimizer_")
+        }
+
+
+def _nothing() -> None:
+    pass
+
+
+def _replayed(
+    closure: Closure, first: Any, before: Callable[[], None], after: Callable[[], None]
+) -> Closure:
+    """Return the closure with its first evaluation, already done, replayed."""
+    done = [first]
+
+    def evaluate() -> Any:
+        before()
+        loss = done.pop() if done else closure()
+        after()
+        return loss
+
+    return evaluate
+
+
+def _in_all_processes(
+    fitted: PreconditionerState, group: ProcessGroup | None
+) -> PreconditionerState:
+    """Return the first process's state: rounding may differ between machines."""
+    values = fitted._asdict() | {"last_fit": fitted.last_fit._asdict()}
+    same = from_first_process(values, group)
+    return PreconditionerState(
+        **same | {"last_fit": type(fitted.last_fit)(**same["last_fit"])}  # type: ignore[arg-type]
+    )

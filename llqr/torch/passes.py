@@ -1,0 +1,103 @@
+"""How a model is run for curvature: in inference mode, differentiable twice, and leaving no trace.
+
+What each restriction is for:
+
+* inference mode: no dropout, running BatchNorm statistics, as published;
+* the mathematical attention kernel and the plain LSTM and GRU: fused ones lack a second derivative;
+* no autocast: products stay linear to working precision;
+* copies of the buffers and a forked random state: the training run must not notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_COMPILED = "_orig_mod"
+_RANDOM_PER_DEVICE = ("cuda", "xpu")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside any nesting of DistributedDataParallel, DataParallel and compile."""
+    while True:
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        elif _COMPILED in model._modules:
+            model = model._modules[_COMPILED]  # type: ignore[assignment]
+        else:
+            return model
+
+
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters by name; tied ones once, names the same whether compiled or not."""
+    return {
+        name.replace(f"{_COMPILED}.", ""): parameter
+        for name, parameter in unwrap(model).named_parameters()
+    }
+
+
+class CurvaturePass:
+    """The state a model is in during curvature passes, entered as often as needed.
+
+    Args:
+        model: an unwrapped model.
+        device: where its parameters are.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._device = device
+        self._modules = list(model.modules())
+        self._recurrent = any(isinstance(module, nn.RNNBase) for module in self._modules)
+        copies: dict[int, torch.Tensor] = {}  # a buffer of two modules stays one buffer
+        self._buffers = [
+            (module._buffers, name, copies.setdefault(id(buffer), buffer.detach().clone()))
+            for module in self._modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Put the model into that state and back, also after an exception."""
+        kind = self._device.type
+        devices = [self._device.index or 0] if kind in _RANDOM_PER_DEVICE else []
+        with ExitStack() as stack:
+            stack.enter_context(
+                torch.random.fork_rng(devices, device_type=kind if devices else "cuda")
+            )
+            stack.enter_context(torch.enable_grad())
+            for autocast_kind in {"cpu", kind}:
+                stack.enter_context(torch.autocast(autocast_kind, enabled=False))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if self._recurrent:
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            self._swap_all(stack)
+            yield
+
+    def _swap_all(self, stack: ExitStack) -> None:
+        for buffers, name, copy in self._buffers:
+            _swap(stack, buffers, name, copy)
+        for module in self._modules:
+            own = module.__dict__
+            # The flag is set directly: some modules override train() and fuse weights there.
+            if own.get("training"):
+                _swap(stack, own, "training", False)
+            # Compiled code has no second derivative, so compiled submodules run eagerly.
+            if own.get("_compiled_call_impl") is not None:
+                _swap(stack, own, "_compiled_call_impl", None)
+            if _COMPILED in module._modules and "forward" in own:
+                _swap(stack, own, "forward", module._modules[_COMPILED])
+            # A sparse gradient cannot be differentiated again.
+            if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
+                _swap(stack, own, "sparse", False)
+
+
+def _swap(stack: ExitStack, values: dict[str, Any], key: str, value: Any) -> None:
+    stack.callback(values.__setitem__, key, values[key])
+    values[key] = value

@@ -1,0 +1,89 @@
+"""What the torch optimizer tells its user: warnings, the last fit, and what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from llqr.preconditioner import FitReport
+from llqr.solvers import Status
+
+
+class NonFiniteWarning(RuntimeWarning):
+    """NaN or Inf met in training; training went on as the message says."""
+
+
+class FitSummary(NamedTuple):
+    """The last fit in plain numbers; ``str`` gives one sentence.
+
+    Attributes:
+        status: why the solver stopped.
+        objective_start: m at the factors the fit started from.
+        objective: m at the factors it returned.
+        steps: inner steps.
+        products: curvature-vector products spent.
+        rises: inner steps at which the objective rose.
+        damping: λ.
+        accepted: were the fitted factors taken into use.
+    """
+
+    status: Status
+    objective_start: float
+    objective: float
+    steps: int
+    products: int
+    rises: int
+    damping: float
+    accepted: bool
+
+    def __str__(self) -> str:
+        verdict = "taken into use" if self.accepted else "not taken into use"
+        if self.status is Status.RUNNING:
+            verdict = "no fit yet"
+        return (
+            f"{self.status.name}: {self.status.advice} (objective {self.objective_start:.6g} → "
+            f"{self.objective:.6g}, {self.steps} steps, {self.products} products, {self.rises} "
+            f"rises, damping {self.damping:.3g}; {verdict})"
+        )
+
+
+def summary(report: FitReport) -> FitSummary:
+    """Return a fit's numbers; waits for the device."""
+    return FitSummary(
+        status=Status(int(report.status)),
+        objective_start=float(report.objective_start),
+        objective=float(report.objective),
+        steps=int(report.steps),
+        products=int(report.products),
+        rises=int(report.rises),
+        damping=float(report.damping),
+        accepted=bool(report.accepted),
+    )
+
+
+def left_alone(named: Mapping[str, Tensor], preconditioned: Iterable[str]) -> str:
+    """Return one line per parameter of the model that is not preconditioned, with the reason."""
+    taken = set(preconditioned)
+    return "".join(
+        f"\nnot preconditioned: {name} {tuple(parameter.shape)} "
+        f"({'in no param group' if parameter.requires_grad else 'frozen'})"
+        for name, parameter in named.items()
+        if name not in taken
+    )
+
+
+def skipped_step(names: list[str], count: int) -> str:
+    """Return the warning for a step skipped because of a non-finite gradient."""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return (
+        f"the gradient of {shown} is not finite, so this step was skipped ({count} skipped so far): "
+        "parameters, base optimizer and factors stay as they were; lower the learning rate, clip the "
+        "gradient, or check the batch and the loss for NaN"
+    )
+
+
+def failed_fit(last: FitSummary) -> str:
+    """Return the warning for a fit that met non-finite numbers."""
+    return f"a fit met non-finite numbers and the old or last good factors stay in use; {last}"

@@ -1,0 +1,120 @@
+"""The optimizer's state as tensors, integers and strings, checked before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from llqr.preconditioner import FitReport, Preconditioner, PreconditionerState
+
+VERSION = 1
+KEY = "llqr"
+"""Where this state stands beside the base optimizer's ``"state"`` and ``"param_groups"``."""
+
+_COUNTERS = ("step", "next_fit", "fits", "rejected", "fallbacks")
+
+
+def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: int) -> dict:
+    """Return everything that changes, with the layout it belongs to."""
+    return {
+        "version": VERSION,
+        "layout": preconditioner.layout(),
+        "factors": {
+            block: {name: factor.detach().clone() for name, factor in factors.items()}
+            for block, factors in state.factors.items()
+        },
+        "counters": {name: int(getattr(state, name)) for name in _COUNTERS} | {"skipped": skipped},
+        "smoothness": state.smoothness.detach().clone(),
+        "last_fit": {name: value.clone() for name, value in state.last_fit._asdict().items()},
+    }
+
+
+def check(preconditioner: Preconditioner, saved: Any) -> None:
+    """Raise unless a packed state belongs to this configuration.
+
+    Raises:
+        ValueError: naming the first difference.
+    """
+    if not isinstance(saved, Mapping) or KEY not in saved:
+        raise ValueError(
+            f'state_dict must hold the key "{KEY}", got {_keys(saved)}; a state of the base '
+            "optimizer alone goes to optimizer.base_optimizer.load_state_dict"
+        )
+    own = saved[KEY]
+    if own.get("version") != VERSION:
+        raise ValueError(
+            f"state_dict must have version {VERSION}, got {own.get('version')!r}; load it with the "
+            "release of llqr that saved it"
+        )
+    layout, found = preconditioner.layout(), own["layout"]
+    for block in sorted({*layout, *found}):
+        if layout.get(block) != found.get(block):
+            raise ValueError(
+                f"state_dict belongs to another configuration: block {block!r} is "
+                f"{layout.get(block, 'missing')!r} here and {found.get(block, 'missing')!r} in the "
+                "state; build the optimizer with the structure, model and param groups it was "
+                "saved with"
+            )
+    for block in preconditioner.blocks:
+        shapes = block.structure.factor_shapes(block.block_shape)
+        given = {k: tuple(v.shape) for k, v in own["factors"].get(block.name, {}).items()}
+        if given != {name: tuple(shape) for name, shape in shapes.items()}:
+            raise ValueError(
+                f"state_dict factors of block {block.name!r} must have shapes {shapes}, got {given}; "
+                "the file is damaged, so load an earlier one"
+            )
+
+
+def unpack(
+    preconditioner: Preconditioner, saved: Any, like: Tensor
+) -> tuple[PreconditionerState, int]:
+    """Return a checked state in the dtype and on the device of ``like``, and the skipped count."""
+    own = saved[KEY]
+    integer, number = preconditioner.backend.integer, preconditioner.backend.asarray
+    counters = own["counters"]
+    last_fit = FitReport(
+        **{
+            name: (number if value.is_floating_point() else integer)(value, like)
+            for name, value in own["last_fit"].items()
+        }
+    )
+    state = PreconditionerState(
+        factors={
+            block: {name: number(factor, like).clone() for name, factor in factors.items()}
+            for block, factors in own["factors"].items()
+        },
+        smoothness=number(own["smoothness"], like).clone(),
+        last_fit=last_fit,
+        **{name: integer(counters[name], like) for name in _COUNTERS},
+    )
+    return state, counters["skipped"]
+
+
+def carry_over(
+    preconditioner: Preconditioner, old: Preconditioner, state: PreconditionerState, like: Tensor
+) -> PreconditionerState:
+    """Return the state for changed parameters: unchanged blocks keep their factors, others start over."""
+    before, after = old.layout(), preconditioner.layout()
+    fresh = preconditioner.init(
+        {name: like for b in preconditioner.blocks for name in b.parameters}
+    )
+    kept = {
+        block: {name: factor.to(like) for name, factor in state.factors[block].items()}
+        for block in after
+        if before.get(block) == after[block]
+    }
+    moved = {name: preconditioner.backend.integer(getattr(state, name), like) for name in _COUNTERS}
+    return fresh._replace(
+        factors={**fresh.factors, **kept},
+        smoothness=state.smoothness.to(like),
+        last_fit=FitReport(
+            *(v.to(like) if v.is_floating_point() else v.to(like.device) for v in state.last_fit)
+        ),
+        **moved,
+    )
+
+
+def _keys(saved: Any) -> str:
+    return str(sorted(map(str, saved))) if isinstance(saved, Mapping) else type(saved).__name__
