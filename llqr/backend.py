@@ -22,6 +22,26 @@ Tensors = dict[str, Array]
 """Named arrays: parameters, gradients, steps. Keys are parameter names, never positions."""
 
 
+_EPSILONS = {
+    "float64": 2.0**-52,
+    "float32": 2.0**-23,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+}
+
+
+def machine_epsilon(like: Array) -> float:
+    """Return the relative spacing of numbers in the dtype of ``like``.
+
+    Raises:
+        TypeError: if the dtype is not a floating one.
+    """
+    name = str(like.dtype).removeprefix("torch.")
+    if name not in _EPSILONS:
+        raise TypeError(f"factors must be of a floating dtype, got {name}; cast them to float32")
+    return _EPSILONS[name]
+
+
 class Backend(Protocol):
     """Array operations and control flow of one framework.
 
@@ -41,7 +61,7 @@ class Backend(Protocol):
         ...
 
     def asarray(self, value: Any, like: Array) -> Array:
-        """Return a NumPy array or Python number as an array of this framework."""
+        """Return a Python number, NumPy array or array of this framework in the dtype of ``like``."""
         ...
 
     def integer(self, value: Any, like: Array) -> Array:

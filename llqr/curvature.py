@@ -7,9 +7,6 @@ In ``GaussNewton`` the key ``"output"`` stands for the network's output x_N and 
 intermediate layer x_k that the model function returns beside it. M_k is a metric of
 :mod:`llqr.divergences` (then C is a Fisher), or :class:`LossHessian` on the output (then C is the
 Hessian of the loss of the linearised network).
-
-A framework supplies :class:`Linearisation` objects, one per chunk of the curvature batch; sums over
-chunks are exact.
 """
 
 from __future__ import annotations
@@ -17,60 +14,27 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal
 
+from llqr._checks import check_not_negative
 from llqr.backend import Array, Backend, Tensors
-from llqr.divergences import AbstractMetric, Gaussian
+from llqr.divergences import Gaussian
+from llqr.linearisation import OUTPUT, Linearisation, LinearisedProblem
+from llqr.metrics import AbstractMetric, check_metric
 from llqr.quadratic import QuadraticModel
+from llqr.structures.base import identity
 
-OUTPUT = "output"
-"""Key of the network's output among the named outputs."""
-
-
-class Linearisation(Protocol):
-    """A network at fixed parameters on one chunk of a batch; a framework implements it.
-
-    Loss quantities belong to the *summed* loss of the chunk; the mean divides by ``normaliser``.
-    """
-
-    outputs: dict[str, Array]
-    weights: Mapping[str, Array]
-    normaliser: Array
-    loss: Array
-
-    def gradient(self) -> Tensors:
-        """Return the gradient of the summed loss."""
-        ...
-
-    def jvp(self, direction: Tensors) -> dict[str, Array]:
-        """Return J_k v for every named output."""
-        ...
-
-    def vjp(self, cotangents: dict[str, Array]) -> Tensors:
-        """Return Σ_k J_kᵀ u_k."""
-        ...
-
-    def hessian_product(self, direction: Tensors) -> Tensors:
-        """Return ∂²(summed loss) v."""
-        ...
-
-    def output_hessian_product(self, tangent: Array) -> Array:
-        """Return ∂²(summed loss)/∂x_N² u."""
-        ...
-
-
-class LinearisedProblem(Protocol):
-    """A whole curvature batch, as a sum over chunks (and over devices)."""
-
-    backend: Backend
-
-    def sum_over_chunks(self, contribution: Callable[[Any], Any]) -> Any:
-        """Return the sum of ``contribution(linearisation)``, a nested dict of arrays, over chunks."""
-        ...
-
-    def loss_and_gradient(self, step: Tensors) -> tuple[Array, Tensors]:
-        """Return the mean loss and its gradient at θ + step."""
-        ...
+__all__ = [
+    "OUTPUT",
+    "AbstractCurvature",
+    "GaussNewton",
+    "Hessian",
+    "Linearisation",
+    "LinearisedProblem",
+    "LossHessian",
+    "gauss_newton",
+    "quadratic_model",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +47,9 @@ class AbstractCurvature(abc.ABC):
     """What matrix C the quadratic model uses."""
 
     @abc.abstractmethod
-    def chunk_product(self, backend: Backend, linearisation: Any, direction: Tensors) -> Tensors:
+    def chunk_product(
+        self, backend: Backend, linearisation: Linearisation, direction: Tensors
+    ) -> Tensors:
         """Return this chunk's part of C v for the summed loss."""
 
     @property
@@ -101,7 +67,9 @@ class AbstractCurvature(abc.ABC):
 class Hessian(AbstractCurvature):
     """C = ∂²L, the loss itself as divergence (Newton)."""
 
-    def chunk_product(self, backend: Backend, linearisation: Any, direction: Tensors) -> Tensors:
+    def chunk_product(
+        self, backend: Backend, linearisation: Linearisation, direction: Tensors
+    ) -> Tensors:
         """Return ∂²(summed loss) v."""
         return linearisation.hessian_product(direction)
 
@@ -128,16 +96,15 @@ class GaussNewton(AbstractCurvature):
                 "metric must be given when there are no intermediate metrics, got None; pass e.g. "
                 "metric=llqr.divergences.Categorical() or metric=LossHessian()"
             )
-        if self.metric is not None and not isinstance(self.metric, (AbstractMetric, LossHessian)):
-            raise TypeError(
-                f"metric must be a metric object or LossHessian(), got {self.metric!r}; "
-                "pass e.g. llqr.divergences.Categorical()"
-            )
+        if self.metric is not None and not isinstance(self.metric, LossHessian):
+            check_metric("metric", self.metric)
         if OUTPUT in self.intermediate:
-            raise ValueError(f'intermediate must not hold the key "{OUTPUT}"; pass it as metric=')
+            raise ValueError(
+                f"intermediate must not hold the key {OUTPUT!r}, which names the network's output, "
+                f"got {sorted(self.intermediate)}; pass that one as metric="
+            )
         for name, metric in self.intermediate.items():
-            if not isinstance(metric, AbstractMetric):
-                raise TypeError(f"intermediate[{name!r}] must be a metric object, got {metric!r}")
+            check_metric(f"intermediate[{name!r}]", metric)
         if self.reduction not in ("mean", "sum"):
             raise ValueError(
                 f'curvature_reduction must be "mean" or "sum", got {self.reduction!r}; '
@@ -154,14 +121,20 @@ class GaussNewton(AbstractCurvature):
         """The metric on the output, unless it is the loss's Hessian."""
         return self.metric if isinstance(self.metric, AbstractMetric) else None
 
-    def chunk_product(self, backend: Backend, linearisation: Any, direction: Tensors) -> Tensors:
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the outputs that have an M_k, sorted."""
+        return tuple(sorted([*self.intermediate, *([OUTPUT] if self.metric is not None else [])]))
+
+    def chunk_product(
+        self, backend: Backend, linearisation: Linearisation, direction: Tensors
+    ) -> Tensors:
         """Return Σ_k J_kᵀ M_k J_k v."""
-        return linearisation.vjp(
-            self.metric_products(backend, linearisation, linearisation.jvp(direction))
-        )
+        tangents = linearisation.jvp(direction)
+        return linearisation.vjp(self.metric_products(backend, linearisation, tangents))
 
     def metric_products(
-        self, backend: Backend, linearisation: Any, tangents: dict[str, Array]
+        self, backend: Backend, linearisation: Linearisation, tangents: dict[str, Array]
     ) -> dict[str, Array]:
         """Return M_k u_k for every output that has a metric.
 
@@ -169,63 +142,51 @@ class GaussNewton(AbstractCurvature):
             KeyError: if the model function returns no intermediate of a metric's name.
         """
         products: dict[str, Array] = {}
-        if isinstance(self.metric, LossHessian):
-            products[OUTPUT] = linearisation.output_hessian_product(tangents[OUTPUT])
-        metrics = dict(self.intermediate)
-        if self.output_metric is not None:
-            metrics[OUTPUT] = self.output_metric
-        for name, metric in metrics.items():
+        for name in self.measured:
             if name not in tangents:
                 raise KeyError(
                     f"intermediate metric {name!r} has no output of that name; the model function "
                     f"returns {sorted(tangents)}"
                 )
-            products[name] = metric.product(
-                backend,
-                linearisation.outputs[name],
-                linearisation.weights.get(name),
-                tangents[name],
-            )
+            metric = self.metric if name == OUTPUT else self.intermediate[name]
+            if isinstance(metric, AbstractMetric):
+                products[name] = metric.product(
+                    backend,
+                    linearisation.outputs[name],
+                    linearisation.weights.get(name),
+                    tangents[name],
+                )
+            else:
+                products[name] = linearisation.output_hessian_product(tangents[name])
         return products
 
     def chunk_gram(
-        self, backend: Backend, linearisation: Any, directions: Callable[[Array], Tensors], n: int
+        self,
+        backend: Backend,
+        linearisation: Linearisation,
+        directions: Callable[[Array], Tensors],
+        n: int,
     ) -> Array:
         """Return [n, n] = Tᵀ M T with T = [J d_1, …, J d_n]: one forward product per direction."""
-        some_output = linearisation.outputs[OUTPUT]
-        rows = _basis(backend, n, some_output)
-        names = sorted(linearisation.outputs)
-        sizes = [linearisation.outputs[name].reshape((-1,)).shape[0] for name in names]
 
-        def both(row: Array) -> Array:
+        def tangents_and_products(row: Array) -> Array:
             tangents = linearisation.jvp(directions(row))
             products = self.metric_products(backend, linearisation, tangents)
-            flat = [tangents[name].reshape((-1,)) for name in names]
-            flat += [
-                products[name].reshape((-1,))
-                if name in products
-                else 0.0 * tangents[name].reshape((-1,))
-                for name in names
-            ]
+            flat = [part[name].reshape((-1,)) for part in (tangents, products) for name in products]
             return backend.concatenate(flat)
 
-        stacked = backend.map(both, rows)
-        middle = sum(sizes)
+        rows = identity(backend, n, linearisation.outputs[OUTPUT])
+        stacked = backend.map(tangents_and_products, rows)
+        middle = stacked.shape[1] // 2
         return stacked[:, :middle] @ stacked[:, middle:].T
 
 
-def _basis(backend: Backend, n: int, like: Array) -> Array:
-    import numpy as np
-
-    return backend.asarray(np.eye(n), like)
-
-
-def quadratic_model(curvature: AbstractCurvature, problem: Any) -> QuadraticModel:
+def quadratic_model(curvature: AbstractCurvature, problem: LinearisedProblem) -> QuadraticModel:
     """Build m(δ) of the mean loss from a linearised problem.
 
     Args:
         curvature: which C.
-        problem: a :class:`LinearisedProblem`.
+        problem: the linearised curvature batch.
 
     Returns:
         The model with λ = 0; see :meth:`QuadraticModel.with_damping`.
@@ -235,30 +196,42 @@ def quadratic_model(curvature: AbstractCurvature, problem: Any) -> QuadraticMode
         lambda chunk: {"gradient": chunk.gradient(), "normaliser": chunk.normaliser}
     )
     inverse = 1.0 / first["normaliser"]
-    gradient = {name: value * inverse for name, value in first["gradient"].items()}
-    divisor = inverse if curvature.divides_by_normaliser else 1.0
+
+    def divided(total: Tensors) -> Tensors:
+        return {name: value * backend.asarray(inverse, value) for name, value in total.items()}
+
+    def curvature_divided(total: Tensors) -> Tensors:
+        return divided(total) if curvature.divides_by_normaliser else total
 
     def product(direction: Tensors) -> Tensors:
         total = problem.sum_over_chunks(
             lambda chunk: curvature.chunk_product(backend, chunk, direction)
         )
-        return {name: value * divisor for name, value in total.items()}
-
-    gram = None
-    if isinstance(curvature, GaussNewton):
-
-        def gram(directions: Callable[[Array], Tensors], n: int) -> Array:
-            total = problem.sum_over_chunks(
-                lambda chunk: {"gram": curvature.chunk_gram(backend, chunk, directions, n)}
-            )
-            return total["gram"] * divisor
+        return curvature_divided(total)
 
     return QuadraticModel(
-        gradient=gradient,
+        gradient=divided(first["gradient"]),
         curvature_product=product,
-        gram=gram,
+        gram=_gram(curvature, problem, curvature_divided)
+        if isinstance(curvature, GaussNewton)
+        else None,
         loss_and_gradient=problem.loss_and_gradient,
     )
+
+
+def _gram(
+    curvature: GaussNewton, problem: LinearisedProblem, divided: Callable[[Tensors], Tensors]
+) -> Callable[[Callable[[Array], Tensors], int], Array]:
+    """Return (directions, n) ↦ [n, n], see :class:`QuadraticModel`."""
+    backend = problem.backend
+
+    def gram(directions: Callable[[Array], Tensors], n: int) -> Array:
+        total = problem.sum_over_chunks(
+            lambda chunk: {"gram": curvature.chunk_gram(backend, chunk, directions, n)}
+        )
+        return divided(total)["gram"]
+
+    return gram
 
 
 def gauss_newton(
@@ -276,8 +249,9 @@ def gauss_newton(
 
     Raises:
         ValueError: if ε is negative.
+        TypeError: if ``metric`` is not a metric object.
     """
-    if output_metric < 0.0:
-        raise ValueError(f"output_metric must be at least 0, got {output_metric!r}; pass e.g. 0.01")
-    full = metric if output_metric == 0.0 else metric + Gaussian(precision=output_metric)
+    check_not_negative("output_metric", output_metric, 0.01)
+    check_metric("metric", metric)
+    full = metric if output_metric == 0.0 else metric + Gaussian(precision=float(output_metric))
     return GaussNewton(metric=full, reduction=reduction)

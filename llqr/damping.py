@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llqr import tensors
+from llqr._checks import check_not_negative, check_positive
 from llqr.backend import Array, Backend, Tensors
 
 
@@ -28,11 +29,7 @@ class ConstantDamping:
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        if not (isinstance(self.value, (int, float)) and 0.0 <= self.value < float("inf")):
-            raise ValueError(
-                f"damping must be a finite number of at least 0, got {self.value!r}; "
-                "0 is the published setting"
-            )
+        check_not_negative("damping", self.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +48,12 @@ class GradientNormDamping:
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        if not 0.0 < self.smallest <= self.initial <= self.largest < float("inf"):
+        for name in ("smallest", "initial", "largest"):
+            check_positive(name, getattr(self, name))
+        if not self.smallest <= self.initial <= self.largest:
             raise ValueError(
-                "gradient-norm damping needs 0 < smallest ≤ initial ≤ largest < inf, got "
-                f"{self.smallest!r}, {self.initial!r}, {self.largest!r}; the default initial is 1.0"
+                "initial must lie between smallest and largest, got "
+                f"{self.initial!r} outside [{self.smallest!r}, {self.largest!r}]; pass e.g. initial=1.0"
             )
 
     def value(self, backend: Backend, gradient: Tensors, smoothness: Array) -> Array:
@@ -69,7 +68,15 @@ class GradientNormDamping:
         new_loss: Array,
         new_gradient: Tensors,
     ) -> Array:
-        """Return whether L(θ) − L(θ + δ) ≥ ‖∇L(θ + δ)‖² / (8 λ); False for non-finite numbers."""
+        """Return whether L(θ) − L(θ + δ) ≥ ‖∇L(θ + δ)‖² / (8 λ); False for NaN.
+
+        Args:
+            backend: array operations.
+            damping: λ with which δ was found.
+            loss: L(θ).
+            new_loss: L(θ + δ).
+            new_gradient: ∇L(θ + δ).
+        """
         return (loss - new_loss) * 8.0 * damping >= tensors.dot(new_gradient, new_gradient)
 
     def adapted(self, backend: Backend, smoothness: Array, accepted: Array) -> Array:

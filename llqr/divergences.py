@@ -1,93 +1,42 @@
-"""Metrics on a network's outputs: the middle factor of C = Jᵀ M J.
+"""Fisher metrics of the output distributions that losses stand for, in closed form.
 
-For each loss type, the Fisher information of the output distribution (the second derivative of its KL
-divergence) in closed form, so that no second derivative of the loss is needed:
+The second derivative of the KL divergence between two output distributions, at equal outputs; no
+second derivative of the loss is needed, so losses without one (CTC, absolute error) work as well:
 
     categorical (softmax)      diag(p) − p pᵀ                p = softmax(logits)
     Bernoulli (sigmoid)        p (1 − p)                     p = sigmoid(logits)
     Gaussian                   precision · I
-    Laplace                    I / scale²
+    Laplace                    I / scale²                    (expected outer product of scores)
     framewise categorical      the categorical one per frame (connectionist temporal classification)
     Rényi-α                    α times that of the KL divergence
 
-Every product is weighted event by event exactly as the loss is, and *not yet* divided by the loss's
-normaliser; :mod:`llqr.curvature` does that. An *event* is what the loss sums over: one categorical
-draw (all but the last axis index events), one Bernoulli, Gaussian or Laplace number.
+Weights, masks and normalisers: :mod:`llqr.metrics`.
 """
 
 from __future__ import annotations
 
-import abc
 from dataclasses import dataclass
-from math import prod
 from typing import Literal
 
+from llqr._checks import check_positive
 from llqr.backend import Array, Backend
+from llqr.metrics import AbstractMetric, SumMetric, check_metric
+
+__all__ = [
+    "AbstractMetric",
+    "Bernoulli",
+    "Categorical",
+    "FramewiseCategorical",
+    "Gaussian",
+    "Laplace",
+    "Renyi",
+    "SumMetric",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AbstractMetric(abc.ABC):
-    """A symmetric positive semi-definite matrix on one output, as a product."""
-
-    @property
-    @abc.abstractmethod
-    def event_axes(self) -> int:
-        """How many trailing output axes make up one event (1 for categorical, else 0)."""
-
-    @property
-    def mean_over(self) -> Literal["events", "examples"]:
-        """What a scalar loss is the mean over: all events, or the leading axis only."""
-        return "events"
-
-    @abc.abstractmethod
-    def unweighted_product(self, backend: Backend, output: Array, tangent: Array) -> Array:
-        """Return M u for every event; both arrays have the output's shape."""
-
-    def product(
-        self, backend: Backend, output: Array, weights: Array | None, tangent: Array
-    ) -> Array:
-        """Return the weighted M u.
-
-        Args:
-            backend: array operations.
-            output: network output (logits, means), events along its leading axes.
-            weights: per-event weights or mask as in the loss; shape is a prefix of the output's.
-            tangent: u, of the output's shape.
-
-        Raises:
-            ValueError: if the shape of ``weights`` is no prefix of the output's event shape.
-        """
-        result = self.unweighted_product(backend, output, tangent)
-        return result if weights is None else result * self._expanded(output, weights)
-
-    def normaliser(self, backend: Backend, output: Array, weights: Array | None) -> Array:
-        """Return what a mean loss divides by: the (weighted) number of events or examples."""
-        shape = tuple(output.shape)
-        events = shape[: len(shape) - self.event_axes] if self.mean_over == "events" else shape[:1]
-        if weights is None:
-            return backend.asarray(float(prod(events)), output)
-        repeats = prod(events[len(weights.shape) :])
-        return weights.sum() * backend.asarray(float(repeats), output)
-
-    def _expanded(self, output: Array, weights: Array) -> Array:
-        shape = tuple(output.shape)
-        events = shape[: len(shape) - self.event_axes]
-        given = tuple(weights.shape)
-        if given != events[: len(given)]:
-            raise ValueError(
-                f"weights must have a shape that the output's events {events} begin with, got "
-                f"{given}; pass one weight per example or per event, as in the loss"
-            )
-        return weights.reshape(given + (1,) * (len(shape) - len(given)))
-
-    def __add__(self, other: AbstractMetric) -> AbstractMetric:
-        """Return the sum of two metrics on the same output."""
-        return SumMetric(first=self, second=other)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Categorical(AbstractMetric):
-    """Fisher of softmax outputs: u ↦ p ∘ (u − ⟨p, u⟩). Logits and log-probabilities both serve."""
+class AbstractCategorical(AbstractMetric):
+    """Metrics of softmax outputs; logits and log-probabilities both serve."""
 
     @property
     def event_axes(self) -> int:
@@ -95,14 +44,19 @@ class Categorical(AbstractMetric):
         return 1
 
     def unweighted_product(self, backend: Backend, output: Array, tangent: Array) -> Array:
-        """Return (diag(p) − p pᵀ) u."""
+        """Return (diag(p) − p pᵀ) u = p ∘ (u − ⟨p, u⟩) for every event."""
         p = backend.softmax(output)
         mean = backend.einsum("...k,...k->...", p, tangent)
         return p * (tangent - mean.reshape((*mean.shape, 1)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FramewiseCategorical(AbstractMetric):
+class Categorical(AbstractCategorical):
+    """Fisher of softmax outputs [..., class]; a scalar loss counts as the mean over all events."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramewiseCategorical(AbstractCategorical):
     """Fisher of per-frame softmax outputs [batch, frame, class], for losses such as CTC.
 
     The loss couples frames; the output distribution per frame does not, so its Fisher is the categorical
@@ -111,22 +65,9 @@ class FramewiseCategorical(AbstractMetric):
     """
 
     @property
-    def event_axes(self) -> int:
-        """The last axis holds the classes."""
-        return 1
-
-    @property
     def mean_over(self) -> Literal["events", "examples"]:
         """CTC losses are means over sequences."""
         return "examples"
-
-    def unweighted_product(self, backend: Backend, output: Array, tangent: Array) -> Array:
-        """Return (diag(p) − p pᵀ) u frame by frame."""
-        return Categorical().unweighted_product(backend, output, tangent)
-
-    def normaliser(self, backend: Backend, output: Array, weights: Array | None) -> Array:
-        """Return the number of examples: frame weights do not change it."""
-        return backend.asarray(float(output.shape[0]), output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +106,8 @@ class Bernoulli(AbstractElementwise):
 
     def unweighted_product(self, backend: Backend, output: Array, tangent: Array) -> Array:
         """Return p (1 − p) u."""
-        p = backend.sigmoid(output)
-        return p * (1.0 - p) * tangent
+        # 1 − p as sigmoid(−x): the difference would vanish for large logits.
+        return backend.sigmoid(output) * backend.sigmoid(-output) * tangent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +124,7 @@ class Gaussian(AbstractElementwise):
     def __post_init__(self) -> None:
         """Validate the settings."""
         super().__post_init__()
-        _check_positive("precision", self.precision)
+        check_positive("precision", self.precision)
 
     def unweighted_product(self, backend: Backend, output: Array, tangent: Array) -> Array:
         """Return precision · u."""
@@ -203,7 +144,7 @@ class Laplace(AbstractElementwise):
     def __post_init__(self) -> None:
         """Validate the settings."""
         super().__post_init__()
-        _check_positive("scale", self.scale)
+        check_positive("scale", self.scale)
 
     def unweighted_product(self, backend: Backend, output: Array, tangent: Array) -> Array:
         """Return u / scale²."""
@@ -219,13 +160,13 @@ class Renyi(AbstractMetric):
         base: the Fisher metric of the output distribution.
     """
 
-    order: float
+    order: float  # α
     base: AbstractMetric
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        _check_positive("order", self.order)
-        _check_metric("base", self.base)
+        check_positive("order", self.order)
+        check_metric("base", self.base)
 
     @property
     def event_axes(self) -> int:
@@ -240,57 +181,3 @@ class Renyi(AbstractMetric):
     def unweighted_product(self, backend: Backend, output: Array, tangent: Array) -> Array:
         """Return α F u."""
         return self.order * self.base.unweighted_product(backend, output, tangent)
-
-    def normaliser(self, backend: Backend, output: Array, weights: Array | None) -> Array:
-        """As the base metric's."""
-        return self.base.normaliser(backend, output, weights)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SumMetric(AbstractMetric):
-    """The sum of two metrics on one output, e.g. ``Categorical() + Gaussian(precision=0.01)``.
-
-    The first one decides what counts as an event and what a mean loss divides by.
-    """
-
-    first: AbstractMetric
-    second: AbstractMetric
-
-    def __post_init__(self) -> None:
-        """Validate the settings."""
-        _check_metric("first", self.first)
-        _check_metric("second", self.second)
-
-    @property
-    def event_axes(self) -> int:
-        """As the first metric's."""
-        return self.first.event_axes
-
-    @property
-    def mean_over(self) -> Literal["events", "examples"]:
-        """As the first metric's."""
-        return self.first.mean_over
-
-    def unweighted_product(self, backend: Backend, output: Array, tangent: Array) -> Array:
-        """Return (M₁ + M₂) u."""
-        return self.first.unweighted_product(
-            backend, output, tangent
-        ) + self.second.unweighted_product(backend, output, tangent)
-
-    def normaliser(self, backend: Backend, output: Array, weights: Array | None) -> Array:
-        """As the first metric's."""
-        return self.first.normaliser(backend, output, weights)
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (isinstance(value, (int, float)) and 0.0 < value < float("inf")):
-        raise ValueError(
-            f"{name} must be a finite number above 0, got {value!r}; pass e.g. {name}=1.0"
-        )
-
-
-def _check_metric(name: str, value: object) -> None:
-    if not isinstance(value, AbstractMetric):
-        raise TypeError(
-            f"{name} must be a metric object, got {value!r}; pass e.g. llqr.divergences.Categorical()"
-        )

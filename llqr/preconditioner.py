@@ -1,71 +1,29 @@
 """The preconditioner: when factors are fitted, how fits are averaged, and how they are applied.
 
 It is pure: settings and shapes are fixed at construction, everything that changes is in
-:class:`PreconditionerState`, and every method returns a new state. The shells in :mod:`llqr.torch` and
-:mod:`llqr.jax` decide where gradients, updates and linearised batches come from.
+:class:`llqr.state.PreconditionerState`, and every method returns a new state. The shells in
+:mod:`llqr.torch` and :mod:`llqr.jax` decide where gradients, updates and linearised batches come from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any
 
 from llqr import tensors
+from llqr._checks import check_fraction, check_positive_int, is_real
 from llqr.backend import Array, Backend, Tensors
-from llqr.config import LLQRConfig
 from llqr.damping import ConstantDamping, GradientNormDamping
 from llqr.quadratic import QuadraticModel
-from llqr.solvers.base import FactorProblem, SolverResult, map_factors
+from llqr.settings import LLQRConfig
+from llqr.solvers import FactorProblem, SolverResult, Status
+from llqr.solvers.base import describe
+from llqr.solvers.problem import map_factors
+from llqr.state import FitReport, PreconditionerState
 from llqr.structures.base import Shape
 from llqr.structures.blocks import Block, BlockFactors, Fold, fold_output_last, make_blocks, report
 
-
-class FitReport(NamedTuple):
-    """Numbers of the last fit, 0-d arrays.
-
-    Attributes:
-        status: a :class:`llqr.solvers.Status`; 0 before the first fit.
-        objective_start: m at the factors the fit started from.
-        objective: m at the factors it returned.
-        steps: inner steps.
-        products: curvature-vector products spent.
-        rises: inner steps at which the objective rose.
-        damping: λ.
-        accepted: 1 if the fitted factors were taken into use.
-    """
-
-    status: Array
-    objective_start: Array
-    objective: Array
-    steps: Array
-    products: Array
-    rises: Array
-    damping: Array
-    accepted: Array
-
-
-class PreconditionerState(NamedTuple):
-    """Everything that changes.
-
-    Attributes:
-        factors: averaged factors in use, by block name.
-        step: calls of :meth:`Preconditioner.advance`.
-        next_fit: step at which the next fit is due.
-        fits: fits taken into use.
-        rejected: fits thrown away (non-finite, or refused by the damping's acceptance rule).
-        fallbacks: blocks whose preconditioned value was not finite and was replaced by their input.
-        smoothness: γ of gradient-normalized damping.
-        last_fit: numbers of the last fit.
-    """
-
-    factors: BlockFactors
-    step: Array
-    next_fit: Array
-    fits: Array
-    rejected: Array
-    fallbacks: Array
-    smoothness: Array
-    last_fit: FitReport
+__all__ = ["FitReport", "Preconditioner", "PreconditionerState"]
 
 
 class Preconditioner:
@@ -115,7 +73,8 @@ class Preconditioner:
         """
         one = next(iter(like.values()))
         zero, number = self.backend.integer(0, one), self.backend.asarray(0.0, one)
-        gamma = getattr(self.config.damping, "initial", 1.0)
+        rule = self.config.damping
+        gamma = rule.initial if isinstance(rule, GradientNormDamping) else 1.0
         return PreconditionerState(
             factors=self.identity(like),
             step=zero,
@@ -124,7 +83,17 @@ class Preconditioner:
             rejected=zero,
             fallbacks=zero,
             smoothness=self.backend.asarray(gamma, one),
-            last_fit=FitReport(zero, number, number, zero, zero, zero, number, zero),
+            last_fit=FitReport(
+                status=zero,
+                objective_start=number,
+                objective=number,
+                steps=zero,
+                products=zero,
+                rises=zero,
+                damping=number,
+                accepted=zero,
+                bad_block=zero - 1,
+            ),
         )
 
     def is_due(self, state: PreconditionerState) -> Array:
@@ -136,6 +105,8 @@ class Preconditioner:
     ) -> PreconditionerState:
         """Fit the factors on one quadratic model and average them into use.
 
+        A fit that is not taken into use is tried again at the next step.
+
         Args:
             state: current state.
             model: m around the current parameters on the curvature batch, without damping.
@@ -143,35 +114,37 @@ class Preconditioner:
 
         Returns:
             The new state. Factors stay finite: a fit that fails leaves them as they were.
+
+        Raises:
+            ValueError: if a source, a parameter of the model or its shape is not as expected.
         """
         backend, config = self.backend, self.config
-        like = model.gradient
+        self._check("model.gradient", model.gradient)
+        self._check_sources(sources, self.sources)
         damping = self._damping(model, state)
-        damped = model.with_damping(damping)
-        start = state.factors if config.warm_start else self.identity(like)
-        problem = FactorProblem(backend, damped, self.blocks, sources)
+        start = state.factors if config.warm_start else self.identity(model.gradient)
+        problem = FactorProblem(backend, model.with_damping(damping), self.blocks, sources)
         result = config.inner_solver.solve(problem, start)
-        usable = backend.isfinite(result.objective) & backend.isfinite(result.objective_start)
-        accepted, smoothness = self._judge(problem, result, damping, state, usable)
-        factors = self._average(state, result.factors)
-        one = backend.integer(1, state.step)
-        zero = backend.integer(0, state.step)
+        accepted, smoothness = self._judge(problem, result, damping, state)
+        one, zero = backend.integer(1, state.step), backend.integer(0, state.step)
         taken = backend.where(accepted, one, zero)
+        averaged = self._average(state, result.factors)
         return state._replace(
-            factors=backend.select(accepted, factors, state.factors),
+            factors=backend.select(accepted, averaged, state.factors),
             next_fit=state.step + backend.where(accepted, self._interval(state), one),
             fits=state.fits + taken,
             rejected=state.rejected + (1 - taken),
             smoothness=smoothness,
             last_fit=FitReport(
-                result.status,
-                result.objective_start,
-                result.objective,
-                result.steps,
-                result.products,
-                result.rises,
-                damping,
-                taken,
+                status=result.status,
+                objective_start=result.objective_start,
+                objective=result.objective,
+                steps=result.steps,
+                products=result.products,
+                rises=result.rises,
+                damping=damping,
+                accepted=taken,
+                bad_block=self._bad_block(result, state.step),
             ),
         )
 
@@ -183,8 +156,12 @@ class Preconditioner:
         Args:
             state: current state.
             sources: source name ↦ vectors, ``"input"`` among them.
+
+        Raises:
+            ValueError: if a source, a parameter of it or its shape is not as expected.
         """
         backend = self.backend
+        self._check_sources(sources, self.sources | {"input"})
         one, zero = backend.integer(1, state.step), backend.integer(0, state.step)
         result: Tensors = {}
         fallbacks = state.fallbacks
@@ -192,7 +169,8 @@ class Preconditioner:
             value = block.structure.apply(
                 backend, state.factors[block.name], block.gather(backend, sources)
             )
-            finite = backend.isfinite(value)
+            # The norm, because a value too large for it could not be grafted or stepped along.
+            finite = backend.isfinite((value * value).sum())
             plain = block.join(backend, sources["input"])
             result.update(block.split(backend.where(finite, value, plain)))
             fallbacks = fallbacks + backend.where(finite, zero, one)
@@ -208,6 +186,16 @@ class Preconditioner:
         """Return a table of what each parameter gets and the memory its factors take."""
         return report(self.blocks)
 
+    def describe_fit(self, fit: FitReport) -> str:
+        """Return what happened in a fit and in which block, as text; only outside of compiled code."""
+        bad = int(fit.bad_block)
+        return describe(
+            Status(int(fit.status)),
+            [self.blocks[bad].name] if bad >= 0 else [],
+            objectives=(float(fit.objective_start), float(fit.objective)),
+            counts=(int(fit.steps), int(fit.products), int(fit.rises)),
+        )
+
     def layout(self) -> dict[str, str]:
         """Return a description of every block, to recognise a state of another configuration."""
         return {
@@ -216,13 +204,43 @@ class Preconditioner:
             for block in self.blocks
         }
 
+    def _check_sources(self, sources: Mapping[str, Tensors], needed: frozenset[str]) -> None:
+        for name in sorted(needed):
+            if name not in sources:
+                raise ValueError(
+                    f"sources must hold {sorted(needed)}, got {sorted(sources)}; supply {name!r} or "
+                    "name other directions in Span"
+                )
+            self._check(f"sources[{name!r}]", sources[name])
+
+    def _check(self, argument: str, values: Tensors) -> None:
+        """Raise unless ``values`` holds every parameter in its shape."""
+        for block in self.blocks:
+            for name, shape in zip(block.parameters, block.shapes, strict=True):
+                if name not in values:
+                    raise ValueError(
+                        f"{argument} must hold every parameter the preconditioner was built for, got "
+                        f"none named {name!r}; pass zeros for a parameter without gradient"
+                    )
+                if tuple(values[name].shape) != shape:
+                    raise ValueError(
+                        f"{argument}[{name!r}] must have shape {shape}, got "
+                        f"{tuple(values[name].shape)}; build the preconditioner from these parameters"
+                    )
+
+    def _bad_block(self, result: SolverResult, like: Array) -> Array:
+        index = self.backend.integer(-1, like)
+        for position in reversed(range(len(self.blocks))):
+            finite = result.block_finite[self.blocks[position].name]
+            index = self.backend.where(finite, index, self.backend.integer(position, like))
+        return index
+
     def _graft(self, value: Array, plain: Array) -> Array:
         """Return ``value`` rescaled to the norm of ``plain`` (unchanged where it vanishes)."""
-        norm = self.backend.sqrt((value * value).sum())
-        target = self.backend.sqrt((plain * plain).sum())
-        positive = norm > 0.0
-        safe = self.backend.where(positive, norm, self.backend.ones((), norm))
-        return value * self.backend.where(positive, target / safe, self.backend.ones((), norm))
+        backend = self.backend
+        norm, target = backend.sqrt((value * value).sum()), backend.sqrt((plain * plain).sum())
+        positive, one = norm > 0.0, backend.ones((), norm)
+        return value * backend.where(positive, target / backend.where(positive, norm, one), one)
 
     def _damping(self, model: QuadraticModel, state: PreconditionerState) -> Array:
         damping = self.config.damping
@@ -236,10 +254,10 @@ class Preconditioner:
         result: SolverResult,
         damping: Array,
         state: PreconditionerState,
-        usable: Array,
     ) -> tuple[Array, Array]:
         """Return whether the fit is taken into use, and the new γ."""
-        rule = self.config.damping
+        backend, rule = self.backend, self.config.damping
+        usable = backend.isfinite(result.objective) & backend.isfinite(result.objective_start)
         if not isinstance(rule, GradientNormDamping):
             return usable, state.smoothness
         evaluate = problem.model.loss_and_gradient
@@ -251,30 +269,34 @@ class Preconditioner:
         step = problem.step(problem.inputs(), result.factors)
         loss, _ = evaluate(tensors.scale(0.0, step))
         new_loss, new_gradient = evaluate(step)
-        better = rule.accepts(self.backend, damping, loss, new_loss, new_gradient)
-        accepted = usable & better
-        return accepted, rule.adapted(self.backend, state.smoothness, accepted)
+        better = rule.accepts(backend, damping, loss, new_loss, new_gradient)
+        accepted = usable & backend.isfinite(new_loss) & better
+        return accepted, rule.adapted(backend, state.smoothness, accepted)
 
     def _average(self, state: PreconditionerState, fitted: BlockFactors) -> BlockFactors:
-        """Return U ← β U + (1 − β) U_new, de-biased if configured (the first fit then counts in full)."""
-        decay = self.config.ema_decay
-        beta = decay(state.fits) if callable(decay) else decay
+        """Return U ← β U + (1 − β) U_new.
+
+        De-biased, the weight of U_new is (1 − β) / (1 − β^(fits + 1)): the first fit counts in full.
+        """
+        backend, decay = self.backend, self.config.ema_decay
+        beta: Any = decay
+        if callable(decay):
+            beta = decay(state.fits)
+            if is_real(beta):  # a traced value cannot be checked
+                check_fraction("the value of ema_decay's schedule", beta, 0.95)
+        beta = backend.asarray(beta, state.smoothness)
+        weight = 1.0 - beta
         if self.config.ema_debias:
-            power = self.backend.asarray(1.0, state.smoothness) * beta ** (state.fits + 1)
-            weight = (1.0 - beta) / (1.0 - power)
-        else:
-            weight = 1.0 - beta
-        return map_factors(
-            lambda old, new: (
-                old + self.backend.asarray(weight, old) * (new - old)
-                if isinstance(weight, float)
-                else old + weight * (new - old)
-            ),
-            state.factors,
-            fitted,
-        )
+            weight = weight / (1.0 - beta ** (state.fits + 1))
+
+        def average(old: Array, new: Array) -> Array:
+            return old + backend.asarray(weight, old) * (backend.asarray(new, old) - old)
+
+        return map_factors(average, state.factors, fitted)
 
     def _interval(self, state: PreconditionerState) -> Array:
         interval = self.config.update_interval
-        value = interval(state.step) if callable(interval) else interval
+        value: Any = interval(state.step) if callable(interval) else interval
+        if is_real(value) and value < 1:  # a traced value cannot be checked
+            check_positive_int("the value of update_interval's schedule", value)
         return self.backend.integer(value, state.step)

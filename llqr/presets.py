@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llqr.config import LLQRConfig, configure
-from llqr.divergences import AbstractMetric
+from llqr.config import LLQRConfig, check_known, configure
+from llqr.metrics import AbstractMetric
+from llqr.structures.blocks import StructureChoice
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def published(
     task: str,
     *,
     curvature: Literal["fisher", "newton"] = "fisher",
-    structure: str = "diagonal",
+    structure: str | StructureChoice = "diagonal",
     likelihood: str | AbstractMetric = "categorical",
     **overrides: Any,
 ) -> LLQRConfig:
@@ -54,17 +55,16 @@ def published(
     Args:
         task: ``"cifar"``, ``"imagenet"``, ``"translation"`` or ``"grokking"``.
         curvature: ``"fisher"`` or ``"newton"``.
-        structure: a structure's name; the published runs use ``"diagonal"``.
+        structure: a structure's name or object; the published runs use ``"diagonal"``.
         likelihood: loss type, for the Fisher.
-        **overrides: settings of :func:`llqr.config.configure` to change.
+        **overrides: settings of :func:`llqr.config.configure` to change. Another ``inner_solver`` comes
+            without the published solver's options.
 
     Raises:
         ValueError: for unknown names, listing the known ones.
     """
-    if task not in PUBLISHED_TASKS:
-        raise ValueError(f"unknown task {task!r}; known: {', '.join(sorted(PUBLISHED_TASKS))}")
-    if curvature not in ("fisher", "newton"):
-        raise ValueError(f"unknown published curvature {curvature!r}; known: fisher, newton")
+    check_known("task", task, PUBLISHED_TASKS)
+    check_known("published curvature", curvature, ("fisher", "newton"))
     values = PUBLISHED_TASKS[task]
     fisher = {"likelihood": likelihood, "curvature_reduction": "sum"}
     floored = structure in ("scalar", "diagonal")
@@ -81,4 +81,6 @@ def published(
         "ema_decay": values.ema_decay if curvature == "fisher" else NEWTON_EMA_DECAY,
         "warm_start": True,
     }
+    if "inner_solver" in overrides:
+        del settings["solver_options"]
     return configure(**{**settings, **overrides})

@@ -1,9 +1,11 @@
 """Inner solvers: they fit the factors of all blocks on the quadratic model."""
 
-from llqr.solvers.base import AbstractInnerSolver, FactorProblem, SolverResult, Status
+from llqr.solvers.adam import Adam
+from llqr.solvers.base import AbstractInnerSolver, SolverResult, Status
 from llqr.solvers.conjugate_gradient import ConjugateGradient
 from llqr.solvers.direct import DirectSolve
-from llqr.solvers.first_order import Adam, GradientDescent
+from llqr.solvers.gradient_descent import GradientDescent
+from llqr.solvers.problem import FactorProblem
 
 __all__ = [
     "AbstractInnerSolver",

@@ -1,7 +1,4 @@
-"""What inner solvers minimise, how they are watched, and what they report.
-
-The inner problem is: minimise m(−U(f) x) over the factors f of all blocks, starting from given factors.
-"""
+"""What inner solvers have in common: the interface, how they report, and when they stop."""
 
 from __future__ import annotations
 
@@ -9,11 +6,10 @@ import abc
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from llqr.backend import Array, Backend, Tensors
-from llqr.quadratic import QuadraticModel
-from llqr.structures.base import Factors
+from llqr.backend import Array, Backend, machine_epsilon
+from llqr.solvers.problem import FactorProblem
 from llqr.structures.blocks import Block, BlockFactors
 
 
@@ -39,8 +35,9 @@ _ADVICE = {
     Status.CONVERGED: "the gradient in the factors vanished before the last step",
     Status.OBJECTIVE_ROSE: "the objective rose above its starting value, so the best factors so far were "
     "kept; lower the inner learning rate, clip the inner gradient or use conjugate gradient",
-    Status.NOT_FINITE: "the objective or the factors became NaN or infinite, so the last good factors were "
-    "kept; lower the inner learning rate or check the curvature batch for non-finite values",
+    Status.NOT_FINITE: "the objective, the factors or their gradient became NaN, infinite or too large for "
+    "their dtype, so the last good factors were kept; lower the inner learning rate or check the "
+    "curvature batch for non-finite values",
     Status.NEGATIVE_CURVATURE: "the curvature is not positive along a search direction, so the last good "
     "factors were kept; raise the damping or use a Fisher instead of the Hessian",
 }
@@ -57,7 +54,7 @@ class SolverResult(NamedTuple):
         steps: inner steps taken.
         products: curvature-vector products spent (Gram matrices count their directions).
         rises: evaluations at which the objective was above the previous one.
-        block_finite: by block, were the last tried factors finite.
+        block_finite: by block, were the last tried factors and their gradient finite.
     """
 
     factors: BlockFactors
@@ -71,123 +68,36 @@ class SolverResult(NamedTuple):
 
     def describe(self) -> str:
         """Return one readable sentence; only outside of compiled code."""
-        status = Status(int(self.status))
         bad = [name for name, finite in self.block_finite.items() if not bool(finite)]
-        where = f" in block(s) {', '.join(bad)}" if bad else ""
-        return (
-            f"{status.name}{where}: {status.advice} (objective {float(self.objective_start):.6g} → "
-            f"{float(self.objective):.6g}, {int(self.steps)} steps, {int(self.products)} products, "
-            f"{int(self.rises)} rises)"
+        return describe(
+            Status(int(self.status)),
+            bad,
+            objectives=(float(self.objective_start), float(self.objective)),
+            counts=(int(self.steps), int(self.products), int(self.rises)),
         )
 
 
-@dataclass(frozen=True)
-class FactorProblem:
-    """m(−U(f) x) as a function of the factors.
+def describe(
+    status: Status,
+    bad_blocks: Sequence[str],
+    *,
+    objectives: tuple[float, float],
+    counts: tuple[int, int, int],
+) -> str:
+    """Return what happened in a fit, as one readable sentence.
 
-    Attributes:
-        backend: array operations.
-        model: the quadratic model m.
-        blocks: the blocks of the network.
-        sources: the vectors structures act on, by source name.
+    Args:
+        status: why the solver stopped.
+        bad_blocks: blocks whose numbers were not finite.
+        objectives: m at the start and at the end.
+        counts: inner steps, curvature-vector products and rises.
     """
-
-    backend: Backend
-    model: QuadraticModel
-    blocks: Sequence[Block]
-    sources: Mapping[str, Tensors]
-
-    def inputs(self) -> dict[str, Array]:
-        """Return every block's input x."""
-        return {block.name: block.gather(self.backend, self.sources) for block in self.blocks}
-
-    @property
-    def linear_in_factors(self) -> bool:
-        """Is m quadratic in all factors."""
-        return all(block.structure.linear_in_factors for block in self.blocks)
-
-    def step(self, inputs: dict[str, Array], factors: BlockFactors) -> Tensors:
-        """Return δ = −U(f) x."""
-        return self._assemble(
-            lambda block: block.structure.apply(
-                self.backend, factors[block.name], inputs[block.name]
-            )
-        )
-
-    def step_tangent(
-        self, inputs: dict[str, Array], factors: BlockFactors, tangent: BlockFactors
-    ) -> Tensors:
-        """Return the derivative of δ in the factors along ``tangent``."""
-        return self._assemble(
-            lambda block: block.structure.pushforward(
-                self.backend, factors[block.name], tangent[block.name], inputs[block.name]
-            )
-        )
-
-    def _assemble(self, block_value: Any) -> Tensors:
-        result: Tensors = {}
-        for block in self.blocks:
-            result.update(block.split(-block_value(block)))
-        return result
-
-    def gradient(
-        self, inputs: dict[str, Array], factors: BlockFactors, residual: Tensors
-    ) -> BlockFactors:
-        """Return the gradient of m in the factors from its gradient r in the step."""
-        return {
-            block.name: block.structure.pullback(
-                self.backend,
-                factors[block.name],
-                inputs[block.name],
-                -block.join(self.backend, residual),
-            )
-            for block in self.blocks
-        }
-
-    def evaluate(
-        self, inputs: dict[str, Array], factors: BlockFactors
-    ) -> tuple[Array, BlockFactors, Tensors]:
-        """Return m, its gradient in the factors, and r; one curvature-vector product."""
-        step = self.step(inputs, factors)
-        residual = self.model.residual(step)
-        return (
-            self.model.value(step, residual),
-            self.gradient(inputs, factors, residual),
-            residual,
-        )
-
-    def project(self, factors: BlockFactors) -> BlockFactors:
-        """Return the nearest admissible factors."""
-        return {
-            block.name: block.structure.project(self.backend, factors[block.name])
-            for block in self.blocks
-        }
-
-    @property
-    def projects(self) -> bool:
-        """Does any structure bound its factors."""
-        return any(getattr(block.structure, "floor", None) is not None for block in self.blocks)
-
-    def finite_blocks(self, factors: BlockFactors) -> dict[str, Array]:
-        """Return, per block, whether all its factors are finite."""
-        return {name: _finite(self.backend, value) for name, value in factors.items()}
-
-
-def _finite(backend: Backend, factors: Factors) -> Array:
-    flags = [backend.isfinite(value) for value in factors.values()]
-    result = flags[0]
-    for flag in flags[1:]:
-        result = result & flag
-    return result
-
-
-def all_true(flags: Mapping[str, Array]) -> Array:
-    """Return the conjunction of 0-d booleans."""
-    values = list(flags.values())
-    result = values[0]
-    for flag in values[1:]:
-        result = result & flag
-    return result
+    where = f" in block(s) {', '.join(bad_blocks)}" if bad_blocks else ""
+    steps, products, rises = counts
+    return (
+        f"{status.name}{where}: {status.advice} (objective {objectives[0]:.6g} → "
+        f"{objectives[1]:.6g}, {steps} steps, {products} products, {rises} rises)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,18 +125,30 @@ class AbstractInnerSolver(abc.ABC):
         """
 
 
-def map_factors(function: Any, *operands: BlockFactors) -> BlockFactors:
-    """Apply a function factor by factor; all operands have the structure of the first."""
-    return {
-        block: {name: function(*(operand[block][name] for operand in operands)) for name in factors}
-        for block, factors in operands[0].items()
-    }
+def code(backend: Backend, status: Status, like: Array) -> Array:
+    """Return a status as a 0-d integer on the device of ``like``."""
+    return backend.integer(int(status), like)
 
 
-def dot_factors(x: BlockFactors, y: BlockFactors) -> Array:
-    """Return the inner product over all factors, a 0-d array."""
-    total = 0.0
-    for block, factors in x.items():
-        for name, value in factors.items():
-            total = total + (value * y[block][name]).sum()
-    return total
+def rounding(like: Array) -> float:
+    """Return the relative difference below which two objectives count as equal in this dtype."""
+    return 64.0 * machine_epsilon(like)
+
+
+def share_of_way(backend: Backend, slope: Array, curvature: Array) -> Array:
+    """Return the t in [0, 1] that minimises t · slope + ½ t² · curvature."""
+    positive = curvature > 0.0
+    best = -slope / backend.where(positive, curvature, backend.ones((), curvature))
+    clipped = -backend.maximum(-backend.maximum(best, 0.0), -1.0)
+    downhill = slope + 0.5 * curvature < 0.0
+    end = backend.where(downhill, backend.ones((), slope), backend.zeros((), slope))
+    return backend.where(positive, clipped, end)
+
+
+def all_true(flags: Mapping[str, Array]) -> Array:
+    """Return the conjunction of 0-d booleans."""
+    values = list(flags.values())
+    result = values[0]
+    for flag in values[1:]:
+        result = result & flag
+    return result

@@ -16,30 +16,36 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from llqr import tensors
-from llqr.backend import Array, Backend, Tensors
+from llqr._checks import check_fraction, check_positive_int
+from llqr.backend import Array, Backend, Tensors, machine_epsilon
 from llqr.solvers.base import (
     AbstractInnerSolver,
-    FactorProblem,
     SolverResult,
     Status,
     all_true,
-    dot_factors,
-    map_factors,
+    code,
+    share_of_way,
 )
-from llqr.structures.base import check_positive_int
+from llqr.solvers.problem import FactorProblem, dot_factors, first_factor, map_factors
 from llqr.structures.blocks import BlockFactors
 
 _SHRINK, _TRIES = 0.25, 8
 
 
+class _Point(NamedTuple):
+    """Factors, and m with its two gradients there."""
+
+    factors: BlockFactors
+    objective: Array
+    residual: Tensors
+    gradient: BlockFactors
+
+
 class _State(NamedTuple):
     step: Array
     products: Array
-    factors: BlockFactors
-    residual: Tensors
-    gradient: BlockFactors
+    point: _Point
     direction: BlockFactors
-    objective: Array
     status: Array
     block_finite: dict[str, Array]
 
@@ -54,6 +60,16 @@ class _Trial(NamedTuple):
     objective: Array
 
 
+class _Line(NamedTuple):
+    """m along the direction: m + length · slope + ½ length² · ⟨D, (C + λI) D⟩."""
+
+    curved: Tensors  # (C + λI) D
+    slope: Array  # ⟨D, r⟩
+    length: Array  # α, 0 unless the curvature is positive
+    positive: Array
+    finite: Array
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConjugateGradient(AbstractInnerSolver):
     """Polak-Ribière conjugate gradient with exact curvature along the direction.
@@ -62,7 +78,8 @@ class ConjugateGradient(AbstractInnerSolver):
 
     Attributes:
         steps: largest number of iterations.
-        tolerance: stop once the gradient's norm is below this fraction of the first one's, ≥ 0.
+        tolerance: stop once the gradient's norm is below this fraction of the first one's, in [0, 1).
+            What the dtype cannot resolve counts as zero whatever the tolerance.
     """
 
     steps: int = 10
@@ -70,192 +87,177 @@ class ConjugateGradient(AbstractInnerSolver):
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        check_positive_int("inner_steps", self.steps)
-        if not 0.0 <= self.tolerance < 1.0:
-            raise ValueError(f"tolerance must lie in [0, 1), got {self.tolerance!r}; try 1e-6")
+        check_positive_int("steps", self.steps)
+        check_fraction("tolerance", self.tolerance, 1e-6)
 
     def solve(self, problem: FactorProblem, factors: BlockFactors) -> SolverResult:
         """Iterate; see :class:`AbstractInnerSolver`."""
-        backend, inputs = problem.backend, problem.inputs()
-        like = next(iter(next(iter(factors.values())).values()))
-        count = backend.integer(0, like)
+        problem, unit = problem.normalised()
+        backend, inputs, like = problem.backend, problem.inputs(), first_factor(factors)
         objective, gradient, residual = problem.evaluate(inputs, factors)
-        finite_blocks = problem.finite_blocks(gradient)
-        finite = backend.isfinite(objective) & all_true(finite_blocks)
+        start = _Point(factors, objective, residual, gradient)
         first_norm2 = dot_factors(gradient, gradient)
-        running, bad = self._code(backend, like, Status.RUNNING), Status.NOT_FINITE
-        status = backend.where(finite, running, self._code(backend, like, bad))
+        block_finite = problem.finite_blocks(gradient)
+        finite = backend.isfinite(objective) & all_true(block_finite)
+        vanished = first_norm2 == 0.0
         status = backend.where(
-            finite & (first_norm2 == 0.0), self._code(backend, like, Status.CONVERGED), status
+            vanished, code(backend, Status.CONVERGED, like), code(backend, Status.RUNNING, like)
         )
+        status = backend.where(finite, status, code(backend, Status.NOT_FINITE, like))
         final = backend.while_loop(
             lambda state: state.status == int(Status.RUNNING),
-            lambda state: self._iterate(problem, inputs, state, first_norm2, like),
+            lambda state: self._iterate(problem, inputs, state, first_norm2),
             _State(
-                step=count,
-                products=count + 1,
-                factors=factors,
-                residual=residual,
-                gradient=gradient,
+                step=backend.integer(0, like),
+                products=backend.integer(1, like),
+                point=start,
                 direction=map_factors(lambda leaf: -leaf, gradient),
-                objective=objective,
                 status=status,
-                block_finite=finite_blocks,
+                block_finite=block_finite,
             ),
         )
-        return self._finish(problem, inputs, factors, objective, final, like)
-
-    def _iterate(
-        self,
-        problem: FactorProblem,
-        inputs: dict[str, Array],
-        state: _State,
-        first_norm2: Array,
-        like: Array,
-    ) -> _State:
-        backend = problem.backend
-        moved = problem.step_tangent(inputs, state.factors, state.direction)  # D
-        curved = problem.model.product(moved)  # (C + λI) D
-        slope, curvature = tensors.dot(moved, state.residual), tensors.dot(moved, curved)
-        positive = curvature > 0.0
-        length = backend.where(positive, -slope / backend.where(positive, curvature, 1.0), 0.0)
-        if problem.linear_in_factors:
-            factors = map_factors(lambda f, d: f + length * d, state.factors, state.direction)
-            residual = tensors.add_scaled(state.residual, length, curved)
-            objective = state.objective + 0.5 * length * slope
-            products = state.products + 1
-        else:
-            trial = self._search(problem, inputs, state, length, like)
-            factors, residual, objective = trial.factors, trial.residual, trial.objective
-            products = state.products + 1 + trial.tries
-        gradient = problem.gradient(inputs, factors, residual)
-        finite_blocks = problem.finite_blocks(factors)
-        finite = (
-            backend.isfinite(objective)
-            & all_true(finite_blocks)
-            & all_true(problem.finite_blocks(gradient))
-            & backend.isfinite(curvature)
-        )
-        accept = finite & positive & (objective <= state.objective)
-        old_norm2, new_norm2 = (
-            dot_factors(state.gradient, state.gradient),
-            dot_factors(gradient, gradient),
-        )
-        ratio = (new_norm2 - dot_factors(gradient, state.gradient)) / old_norm2
-        beta = backend.maximum(ratio, 0.0)
-        direction = map_factors(lambda g, d: beta * d - g, gradient, state.direction)
-        status = self._next_status(
-            backend, like, state, (finite, positive, accept), new_norm2, first_norm2
-        )
-        fresh = state._replace(
-            factors=factors,
-            residual=residual,
-            gradient=gradient,
-            direction=direction,
-            objective=objective,
-        )
-        chosen = backend.select(accept, fresh, state)
-        return chosen._replace(
-            step=state.step + backend.where(accept, 1, 0),
-            products=products,
-            status=status,
-            block_finite=finite_blocks,
-        )
-
-    def _next_status(
-        self,
-        backend: Backend,
-        like: Array,
-        state: _State,
-        flags: tuple[Array, Array, Array],
-        norm2: Array,
-        first_norm2: Array,
-    ) -> Array:
-        finite, positive, accept = flags
-        small = norm2 <= self.tolerance**2 * first_norm2
-        status = self._code(backend, like, Status.RUNNING)
-        finished = state.step + 1 >= self.steps
-        status = backend.where(finished, self._code(backend, like, Status.FINISHED), status)
-        status = backend.where(small, self._code(backend, like, Status.CONVERGED), status)
-        status = backend.where(accept, status, self._code(backend, like, Status.OBJECTIVE_ROSE))
-        status = backend.where(
-            positive, status, self._code(backend, like, Status.NEGATIVE_CURVATURE)
-        )
-        return backend.where(finite, status, self._code(backend, like, Status.NOT_FINITE))
-
-    def _search(
-        self,
-        problem: FactorProblem,
-        inputs: dict[str, Array],
-        state: _State,
-        length: Array,
-        like: Array,
-    ) -> _Trial:
-        """Shrink the step length until the objective does not rise."""
-        backend = problem.backend
-
-        def attempt(trial: _Trial) -> _Trial:
-            factors = map_factors(lambda f, d: f + trial.length * d, state.factors, state.direction)
-            step = problem.step(inputs, factors)
-            residual = problem.model.residual(step)
-            return _Trial(
-                trial.tries + 1,
-                trial.length * _SHRINK,
-                factors,
-                residual,
-                problem.model.value(step, residual),
-            )
-
-        first = attempt(
-            _Trial(backend.integer(0, like), length, state.factors, state.residual, state.objective)
-        )
-        return backend.while_loop(
-            lambda trial: (~(trial.objective <= state.objective)) & (trial.tries < _TRIES),
-            attempt,
-            first,
-        )
-
-    def _finish(
-        self,
-        problem: FactorProblem,
-        inputs: dict[str, Array],
-        start: BlockFactors,
-        start_objective: Array,
-        final: _State,
-        like: Array,
-    ) -> SolverResult:
-        """Project onto the admissible factors; keep the initial ones should that raise m above them."""
-        backend = problem.backend
-        factors, objective, status, products = (
-            final.factors,
-            final.objective,
-            final.status,
-            final.products,
-        )
-        if problem.projects:
-            projected = problem.project(factors)
-            step = problem.step(inputs, projected)
-            value = problem.model.value(step, problem.model.residual(step))
-            products = products + 1
-            keep = backend.isfinite(value) & (value <= start_objective)
-            factors = backend.select(keep, projected, start)
-            objective = backend.where(keep, value, start_objective)
-            status = backend.where(
-                keep | (status == int(Status.NOT_FINITE)),
-                status,
-                self._code(backend, like, Status.OBJECTIVE_ROSE),
-            )
+        if problem.bounded:
+            final = _bound(problem, inputs, start, final)
         return SolverResult(
-            factors=factors,
-            status=status,
-            objective_start=start_objective,
-            objective=objective,
+            factors=final.point.factors,
+            status=final.status,
+            objective_start=start.objective * unit,
+            objective=final.point.objective * unit,
             steps=final.step,
-            products=products,
+            products=final.products,
             rises=backend.integer(0, like),
             block_finite=final.block_finite,
         )
 
-    @staticmethod
-    def _code(backend: Backend, like: Array, status: Status) -> Array:
-        return backend.integer(int(status), like)
+    def _iterate(
+        self, problem: FactorProblem, inputs: dict[str, Array], state: _State, first_norm2: Array
+    ) -> _State:
+        backend, old = problem.backend, state.point
+        line = _measure(problem, inputs, state)
+        if problem.linear_in_factors:
+            new = _exact(problem, inputs, state, line)
+            products = state.products + 1
+        else:
+            new, tries = _search(problem, inputs, state, line.length)
+            products = state.products + 1 + tries
+        in_factors = problem.finite_blocks(new.factors)
+        in_gradient = problem.finite_blocks(new.gradient)
+        block_finite = {name: in_factors[name] & in_gradient[name] for name in in_factors}
+        finite = line.finite & backend.isfinite(new.objective) & all_true(block_finite)
+        accept = finite & line.positive & (new.objective <= old.objective)
+        norm2 = dot_factors(new.gradient, new.gradient)
+        old_norm2 = dot_factors(old.gradient, old.gradient)
+        beta = backend.maximum((norm2 - dot_factors(new.gradient, old.gradient)) / old_norm2, 0.0)
+        small = norm2 <= self.tolerance**2 * first_norm2
+        return _State(
+            step=backend.where(accept, state.step + 1, state.step),
+            products=products,
+            point=backend.select(accept, new, old),
+            direction=map_factors(lambda g, d: beta * d - g, new.gradient, state.direction),
+            status=self._status(problem.backend, state, line, (finite, accept, small)),
+            block_finite=block_finite,
+        )
+
+    def _status(
+        self, backend: Backend, state: _State, line: _Line, flags: tuple[Array, Array, Array]
+    ) -> Array:
+        """Return the status after one iteration; later assignments take precedence."""
+        (finite, accept, small), like, objective = flags, state.step, state.point.objective
+        # A decrease that the dtype cannot resolve: there is nothing left to gain.
+        unresolved = machine_epsilon(objective) * abs(objective)
+        negligible = 0.5 * abs(line.length * line.slope) <= unresolved
+        status = code(backend, Status.RUNNING, like)
+        for condition, outcome in (
+            (state.step + 1 >= self.steps, Status.FINISHED),
+            (~accept, Status.OBJECTIVE_ROSE),
+            (negligible | (accept & small), Status.CONVERGED),
+            (~line.positive, Status.NEGATIVE_CURVATURE),
+            (~finite, Status.NOT_FINITE),
+        ):
+            status = backend.where(condition, code(backend, outcome, like), status)
+        return status
+
+
+def _measure(problem: FactorProblem, inputs: dict[str, Array], state: _State) -> _Line:
+    """Return slope, curvature and best length along the direction: one product."""
+    backend = problem.backend
+    moved = problem.step_tangent(inputs, state.point.factors, state.direction)  # D
+    curved = problem.model.product(moved)  # (C + λI) D
+    slope, curvature = tensors.dot(moved, state.point.residual), tensors.dot(moved, curved)
+    # What rounding leaves of ⟨D, (C + λI) D⟩ where the exact value is zero.
+    error = tensors.norm(backend, moved) * tensors.norm(backend, curved)
+    error = machine_epsilon(error) * error
+    positive = curvature > error
+    safe = backend.where(positive, curvature, backend.ones((), curvature))
+    length = backend.where(positive, -slope / safe, backend.zeros((), slope))
+    return _Line(curved, slope, length, positive, backend.isfinite(error + length))
+
+
+def _exact(problem: FactorProblem, inputs: dict[str, Array], state: _State, line: _Line) -> _Point:
+    """Return the minimiser along the line, where the structures are linear: no product."""
+    old = state.point
+    factors = map_factors(lambda f, d: f + line.length * d, old.factors, state.direction)
+    residual = tensors.add_scaled(old.residual, line.length, line.curved)
+    objective = old.objective + 0.5 * line.length * line.slope
+    return _Point(factors, objective, residual, problem.gradient(inputs, factors, residual))
+
+
+def _search(
+    problem: FactorProblem, inputs: dict[str, Array], state: _State, length: Array
+) -> tuple[_Point, Array]:
+    """Shrink the length until the objective does not rise; return the point and the products spent."""
+    backend, old = problem.backend, state.point
+
+    def attempt(trial: _Trial) -> _Trial:
+        factors = map_factors(lambda f, d: f + trial.length * d, old.factors, state.direction)
+        step = problem.step(inputs, factors)
+        residual = problem.model.residual(step)
+        objective = problem.model.value(step, residual)
+        return _Trial(trial.tries + 1, trial.length * _SHRINK, factors, residual, objective)
+
+    untried = backend.asarray(float("inf"), old.objective)
+    last = backend.while_loop(
+        lambda trial: (~(trial.objective <= old.objective)) & (trial.tries < _TRIES),
+        attempt,
+        _Trial(backend.integer(0, length), length, old.factors, old.residual, untried),
+    )
+    gradient = problem.gradient(inputs, last.factors, last.residual)
+    return _Point(last.factors, last.objective, last.residual, gradient), last.tries
+
+
+def _bound(
+    problem: FactorProblem, inputs: dict[str, Array], start: _Point, final: _State
+) -> _State:
+    """Return the admissible factors nearest to the final ones, m no higher than at the start.
+
+    From the start towards the projected factors m is a parabola (for linear structures) that both
+    residuals determine, so the best point on that way costs no product beyond the projected one's.
+
+    Returns:
+        The state with admissible factors, one product later.
+    """
+    backend = problem.backend
+    projected = problem.project(final.point.factors)
+    objective, gradient, residual = problem.evaluate(inputs, projected)
+    point = _Point(projected, objective, residual, gradient)
+    if problem.linear_in_factors:
+        way = map_factors(lambda new, old: new - old, projected, start.factors)
+        moved = problem.step_tangent(inputs, start.factors, way)
+        slope = tensors.dot(moved, start.residual)
+        curvature = tensors.dot(moved, residual) - slope
+        share = share_of_way(backend, slope, curvature)
+        between = _Point(
+            map_factors(lambda old, d: old + share * d, start.factors, way),
+            start.objective + share * (slope + 0.5 * share * curvature),
+            residual,
+            gradient,
+        )
+        point = backend.select(objective <= start.objective, point, between)
+    keep = backend.isfinite(point.objective) & (point.objective <= start.objective)
+    failed = final.status == int(Status.NOT_FINITE)
+    rose = code(backend, Status.OBJECTIVE_ROSE, final.step)
+    return final._replace(
+        products=final.products + 1,
+        point=backend.select(keep, point, start),
+        status=backend.where(keep | failed, final.status, rose),
+    )

@@ -2,28 +2,34 @@
 
 With one direction d_j = U(e_j) x per factor, δ = −Σ_j s_j d_j and m(s) = ½ sᵀ H s − sᵀ r, where
 
-    H_jk = ⟨d_j, (C + λI) d_k⟩,   r_j = ⟨d_j, g⟩,   s = (H + ρ diag H)⁻¹ r.
+    H_jk = ⟨d_j, (C + λI) d_k⟩ (+ ρ H_jj for j = k),   r_j = ⟨d_j, g⟩,   s = H⁻¹ r.
 
 For the Gauss-Newton family H needs forward products only (t_j = J d_j, then t_jᵀ M t_k); otherwise one
-curvature-vector product per direction. Directions that vanish keep the factor they had.
+curvature-vector product per direction. All directions are taken at unit length, so they may differ by
+any orders of magnitude. Directions that vanish keep the factor they had.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from llqr import tensors
-from llqr.backend import Array, Backend, Tensors
+from llqr._checks import check_fraction, check_not_negative
+from llqr.backend import Array, Backend, Tensors, machine_epsilon
 from llqr.solvers.base import (
     AbstractInnerSolver,
-    FactorProblem,
     SolverResult,
     Status,
     all_true,
+    code,
+    rounding,
+    share_of_way,
 )
+from llqr.solvers.problem import FactorProblem
+from llqr.structures.base import identity
 from llqr.structures.blocks import Block, BlockFactors
 
 
@@ -32,9 +38,11 @@ class DirectSolve(AbstractInnerSolver):
     """Solve for all factors of all blocks at once.
 
     Attributes:
-        relative_ridge: ρ ≥ 0, adds this multiple of H's diagonal; 1 is the learning-rate-free recipe.
-        relative_cutoff: eigenvalues of the diagonally scaled H below this fraction of the largest are
-            treated as zero, in [0, 1). An eigenvalue below minus that fraction is negative curvature.
+        relative_ridge: ρ ≥ 0, adds this multiple of H's diagonal; 1 is the learning-rate-free recipe. The
+            ridge belongs to the objective that is minimised and reported.
+        relative_cutoff: eigenvalues of H, scaled to unit diagonal, below this fraction of the largest are
+            treated as zero, in [0, 1); never finer than the dtype resolves. An eigenvalue below minus
+            that fraction is negative curvature.
     """
 
     relative_ridge: float = 0.0  # ρ
@@ -42,14 +50,8 @@ class DirectSolve(AbstractInnerSolver):
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        if not 0.0 <= self.relative_ridge < float("inf"):
-            raise ValueError(
-                f"relative_ridge must be at least 0, got {self.relative_ridge!r}; try 0 or 1"
-            )
-        if not 0.0 <= self.relative_cutoff < 1.0:
-            raise ValueError(
-                f"relative_cutoff must lie in [0, 1), got {self.relative_cutoff!r}; try 1e-7"
-            )
+        check_not_negative("relative_ridge", self.relative_ridge)
+        check_fraction("relative_cutoff", self.relative_cutoff, 1e-7)
 
     def check(self, blocks: Sequence[Block]) -> None:
         """Raise unless every block has few factors.
@@ -68,93 +70,129 @@ class DirectSolve(AbstractInnerSolver):
     def solve(self, problem: FactorProblem, factors: BlockFactors) -> SolverResult:
         """Assemble H and r and solve; see :class:`AbstractInnerSolver`."""
         self.check(problem.blocks)
-        backend, inputs = problem.backend, problem.inputs()
-        start = _flatten(backend, problem.blocks, factors)
-        n = start.shape[0]
-
-        def directions(coefficients: Array) -> Tensors:
-            tangent = _unflatten(problem.blocks, factors, coefficients)
-            return tensors.scale(-1.0, problem.step_tangent(inputs, factors, tangent))
-
-        matrix = self._matrix(problem, directions, factors, inputs, n, start)
-        pulled = problem.gradient(inputs, factors, problem.model.gradient)
-        right = -_flatten(backend, problem.blocks, pulled)
-        solution, negative = self._solve_spd(backend, matrix, right, start)
-        result = problem.project(_unflatten(problem.blocks, factors, solution))
-        projected = _flatten(backend, problem.blocks, result)
+        backend, blocks = problem.backend, problem.blocks
+        start = _flatten(backend, blocks, factors)
+        lengths, matrix, right = self._system(problem, factors)
+        solution, negative = self._solve(backend, matrix, right, lengths * start)
+        absent = lengths == 0.0
+        units = backend.where(absent, backend.ones(lengths.shape, lengths), lengths)
+        solution = backend.where(absent, start, solution / units)
+        projected = _flatten(
+            backend, blocks, problem.project(_unflatten(backend, blocks, factors, solution))
+        )
 
         def objective(s: Array) -> Array:
-            return 0.5 * (s * (matrix @ s)).sum() - (s * right).sum()
+            scaled = lengths * s
+            return 0.5 * (scaled * (matrix @ scaled)).sum() - (scaled * right).sum()
 
+        if problem.bounded:
+            # Clipping may lead uphill: then go only the best part of the way.
+            way = lengths * (projected - start)
+            curved = matrix @ way
+            slope = (curved * (lengths * start)).sum() - (way * right).sum()
+            share = share_of_way(backend, slope, (way * curved).sum())
+            uphill = objective(projected) > objective(start)
+            between = start + share * (projected - start)
+            projected = backend.where(uphill, between, projected)
         before, after = objective(start), objective(projected)
-        finite_blocks = problem.finite_blocks(result)
-        finite = backend.isfinite(after) & all_true(finite_blocks)
-        code = backend.integer(int(Status.FINISHED), start)
-        code = backend.where(after <= before, code, backend.integer(3, start))
-        code = backend.where(negative, backend.integer(5, start), code)
-        code = backend.where(finite, code, backend.integer(4, start))
-        good = code == int(Status.FINISHED)
-        return SolverResult(
-            factors=backend.select(good, result, factors),
-            status=code,
-            objective_start=before,
-            objective=backend.where(good, after, before),
-            steps=backend.integer(1, start),
-            products=backend.integer(n, start),
-            rises=backend.integer(0, start),
-            block_finite=finite_blocks,
-        )
+        return self._result(problem, factors, projected, (before, after), negative)
+
+    def _system(self, problem: FactorProblem, factors: BlockFactors) -> tuple[Array, Array, Array]:
+        """Return the directions' lengths [n], and H [n, n] and r [n] for directions of unit length."""
+        backend, inputs, blocks = problem.backend, problem.inputs(), problem.blocks
+        like = _flatten(backend, blocks, factors)
+        n = like.shape[0]
+        products = _inner_products(backend, blocks, inputs, like)
+        lengths = backend.sqrt(backend.einsum("ii->i", products))
+        safe = backend.where(lengths == 0.0, backend.ones((n,), like), lengths)
+        scale = backend.where(lengths == 0.0, lengths, 1.0 / safe)
+
+        def directions(coefficients: Array) -> Tensors:
+            tangent = _unflatten(backend, blocks, factors, coefficients * scale)
+            return tensors.scale(-1.0, problem.step_tangent(inputs, factors, tangent))
+
+        def pulled(residual: Tensors) -> Array:
+            gradient = problem.gradient(inputs, factors, residual)
+            return -scale * _flatten(backend, blocks, gradient)
+
+        matrix = self._matrix(problem, directions, pulled, products * scale, scale)
+        matrix = 0.5 * (matrix + matrix.T)
+        if self.relative_ridge > 0.0:
+            ridge = self.relative_ridge * backend.einsum("ii->i", matrix)
+            matrix = matrix + identity(backend, n, like) * ridge
+        return lengths, matrix, pulled(problem.model.gradient)
 
     def _matrix(
         self,
         problem: FactorProblem,
-        directions: object,
-        factors: BlockFactors,
-        inputs: dict[str, Array],
-        n: int,
-        like: Array,
+        directions: Callable[[Array], Tensors],
+        pulled: Callable[[Tensors], Array],
+        products: Array,
+        scale: Array,
     ) -> Array:
-        """Return H [n, n]."""
-        backend, model = problem.backend, problem.model
+        """Return H [n, n] without the ridge."""
+        backend, model, n = problem.backend, problem.model, scale.shape[0]
         if model.gram is not None:
-            gram = backend.asarray(0.0, like) + model.gram(directions, n)  # type: ignore[arg-type]
-            return gram + model.damping * _inner_products(backend, problem.blocks, inputs, like)
+            gram = backend.asarray(model.gram(directions, n), scale)
+            return gram + model.damping * products * scale.reshape((-1, 1))
+        rows = identity(backend, n, scale)
+        return backend.map(lambda row: pulled(model.product(directions(row))), rows)
 
-        def row(coefficients: Array) -> Array:
-            curved = model.product(directions(coefficients))  # type: ignore[operator]
-            pulled = problem.gradient(inputs, factors, curved)
-            return -_flatten(backend, problem.blocks, pulled)
-
-        return backend.map(row, backend.asarray(np.eye(n), like))
-
-    def _solve_spd(
+    def _solve(
         self, backend: Backend, matrix: Array, right: Array, start: Array
     ) -> tuple[Array, Array]:
         """Return s and whether H has a clearly negative eigenvalue.
 
-        H is scaled to unit diagonal first: directions may differ by many orders of magnitude.
+        H is scaled to unit diagonal first: curvatures may differ by many orders of magnitude.
+        Directions without curvature keep their coefficient.
         """
         diagonal = backend.einsum("ii->i", matrix)
+        zeros, ones = backend.zeros(start.shape, start), backend.ones(start.shape, start)
+        cutoff = max(self.relative_cutoff, 8.0 * diagonal.shape[0] * machine_epsilon(diagonal))
         used = diagonal > 0.0
-        safe = backend.where(used, diagonal, backend.ones(diagonal.shape, diagonal))
-        scale = backend.where(used, 1.0 / backend.sqrt(safe), 0.0 * safe)
+        scale = backend.where(used, 1.0 / backend.sqrt(backend.where(used, diagonal, ones)), zeros)
         scaled = matrix * scale.reshape((-1, 1)) * scale.reshape((1, -1))
-        symmetric = 0.5 * (scaled + scaled.T)
-        finite = backend.isfinite(symmetric)
-        ridge = backend.asarray(np.eye(diagonal.shape[0]), like=diagonal) * self.relative_ridge
-        values, vectors = backend.eigh(
-            backend.where(finite, symmetric, 0.0 * safe.reshape((1, -1)) + 0.0) + ridge
-        )
+        finite = backend.isfinite(scaled) & backend.isfinite(matrix)
+        values, vectors = backend.eigh(backend.where(finite, scaled, zeros))
         largest = abs(values).max()
-        keep = values > self.relative_cutoff * largest
-        inverse = backend.where(
-            keep, 1.0 / backend.where(keep, values, 1.0 + 0.0 * values), 0.0 * values
-        )
-        solution = scale * (vectors @ (inverse * (vectors.T @ (scale * right))))
-        not_a_number = solution + float("nan")
-        solution = backend.where(finite, solution, not_a_number)
-        negative = (values.min() < -self.relative_cutoff * largest) | (diagonal.min() < 0.0)
+        keep = values > cutoff * largest
+        inverse = backend.where(keep, 1.0 / backend.where(keep, values, ones), zeros)
+        known = matrix @ backend.where(used, zeros, start)
+        solution = scale * (vectors @ (inverse * (vectors.T @ (scale * (right - known)))))
+        solution = backend.where(finite, solution, zeros + float("nan"))
+        steepest = abs(diagonal).max()
+        negative = (values.min() < -cutoff * largest) | (diagonal.min() < -cutoff * steepest)
         return backend.where(used, solution, start), negative & finite
+
+    def _result(
+        self,
+        problem: FactorProblem,
+        factors: BlockFactors,
+        solution: Array,
+        objectives: tuple[Array, Array],
+        negative: Array,
+    ) -> SolverResult:
+        """Return the solution's factors if they are good, else the initial ones, and why."""
+        backend, (before, after), n = problem.backend, objectives, solution.shape[0]
+        result = _unflatten(backend, problem.blocks, factors, solution)
+        block_finite = problem.finite_blocks(result)
+        finite = backend.isfinite(after) & all_true(block_finite)
+        rose = after > before + rounding(before) * abs(before)
+        status = code(backend, Status.FINISHED, solution)
+        status = backend.where(rose, code(backend, Status.OBJECTIVE_ROSE, solution), status)
+        status = backend.where(negative, code(backend, Status.NEGATIVE_CURVATURE, solution), status)
+        status = backend.where(finite, status, code(backend, Status.NOT_FINITE, solution))
+        good = (status == int(Status.FINISHED)) & (after <= before)
+        return SolverResult(
+            factors=backend.select(good, result, factors),
+            status=status,
+            objective_start=before,
+            objective=backend.where(good, after, before),
+            steps=backend.integer(1, solution),
+            products=backend.integer(n, solution),
+            rises=backend.integer(0, solution),
+            block_finite=block_finite,
+        )
 
 
 def _flatten(backend: Backend, blocks: Sequence[Block], factors: BlockFactors) -> Array:
@@ -163,14 +201,17 @@ def _flatten(backend: Backend, blocks: Sequence[Block], factors: BlockFactors) -
     )
 
 
-def _unflatten(blocks: Sequence[Block], like: BlockFactors, flat: Array) -> BlockFactors:
+def _unflatten(
+    backend: Backend, blocks: Sequence[Block], like: BlockFactors, flat: Array
+) -> BlockFactors:
     result: BlockFactors = {}
     start = 0
     for block in blocks:
         own = {}
         for name, value in like[block.name].items():
             size = int(np.prod(value.shape))
-            own[name] = flat[start : start + size].reshape(value.shape)
+            part = flat[start : start + size].reshape(value.shape)
+            own[name] = backend.asarray(part, value)
             start += size
         result[block.name] = own
     return result
@@ -180,14 +221,14 @@ def _inner_products(
     backend: Backend, blocks: Sequence[Block], inputs: dict[str, Array], like: Array
 ) -> Array:
     """Return [n, n] of ⟨d_j, d_k⟩: block-diagonal, since blocks own disjoint parameters."""
-    sizes = [block.structure.factor_shapes(block.block_shape)["s"][0] for block in blocks]
+    sizes = [block.structure.factor_count(block.block_shape) for block in blocks]
     rows, start, total = [], 0, sum(sizes)
     for block, size in zip(blocks, sizes, strict=True):
-        x = inputs[block.name].reshape((size, -1))
-        own = x @ x.T
+        # The directions of a scalar or span are the rows of its (stacked) input.
+        directions = inputs[block.name].reshape((size, -1))
         pieces = [
             backend.zeros((start, size), like),
-            own,
+            directions @ directions.T,
             backend.zeros((total - start - size, size), like),
         ]
         rows.append(backend.concatenate(pieces).T)

@@ -1,7 +1,4 @@
-"""First-order inner solvers: gradient descent with momentum (as published) and Adam.
-
-    momentum   v ← μ v + clip(∇f),   f ← f − η v                     (heavy ball; paper: η 1e-3, μ 0.9)
-    Adam       f ← f − η m̂ / (√v̂ + ε)
+"""The watched loop that first-order inner solvers share.
 
 Each inner step costs one curvature-vector product, and one more checks the last step.
 """
@@ -12,16 +9,17 @@ import abc
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from llqr._checks import check_positive, check_positive_int
 from llqr.backend import Array, Backend
 from llqr.solvers.base import (
     AbstractInnerSolver,
-    FactorProblem,
     SolverResult,
     Status,
     all_true,
-    map_factors,
+    code,
+    rounding,
 )
-from llqr.structures.base import check_positive_int
+from llqr.solvers.problem import FactorProblem, first_factor, map_factors
 from llqr.structures.blocks import BlockFactors
 
 
@@ -60,10 +58,10 @@ class AbstractFirstOrder(AbstractInnerSolver):
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        check_positive_int("inner_steps", self.steps)
-        _check_rate("inner learning_rate", self.learning_rate)
+        check_positive_int("steps", self.steps)
+        check_positive("learning_rate", self.learning_rate, 1e-3)
         if self.clip_norm is not None:
-            _check_rate("clip_norm", self.clip_norm)
+            check_positive("clip_norm", self.clip_norm, 5.0)
 
     @abc.abstractmethod
     def init(self, problem: FactorProblem, factors: BlockFactors) -> Any:
@@ -77,47 +75,17 @@ class AbstractFirstOrder(AbstractInnerSolver):
 
     def solve(self, problem: FactorProblem, factors: BlockFactors) -> SolverResult:
         """Take ``steps`` watched steps; see :class:`AbstractInnerSolver`."""
-        backend, inputs = problem.backend, problem.inputs()
-        like = next(iter(next(iter(factors.values())).values()))
+        backend, inputs, like = problem.backend, problem.inputs(), first_factor(factors)
         zero, count = backend.asarray(0.0, like), backend.integer(0, like)
-        huge = backend.asarray(float("inf"), like)
-
-        def body(state: _LoopState) -> _LoopState:
-            objective, gradient, _ = problem.evaluate(inputs, state.factors)
-            finite_blocks = problem.finite_blocks(gradient)
-            finite = backend.isfinite(objective) & all_true(finite_blocks)
-            first = state.step == 0
-            start = backend.where(first, objective, state.start_objective)
-            rose = (~first) & finite & (objective > state.objective)
-            above = (~first) & finite & (objective > start + _slack(like) * abs(start))
-            better = finite & (objective < state.best_objective)
-            status = self._status(backend, state, finite, above, like)
-            updated, optimizer = self.update(
-                backend, state.factors, self._clip(backend, gradient), state.optimizer
-            )
-            move = (status == int(Status.RUNNING)) & finite
-            return _LoopState(
-                step=state.step + backend.where(move, count + 1, count),
-                factors=backend.select(move, problem.project(updated), state.factors),
-                optimizer=optimizer,
-                best=backend.select(better, state.factors, state.best),
-                best_objective=backend.where(better, objective, state.best_objective),
-                start_objective=start,
-                objective=objective,
-                status=status,
-                rises=state.rises + backend.where(rose, count + 1, count),
-                block_finite=finite_blocks,
-            )
-
         final = backend.while_loop(
             lambda state: state.status == int(Status.RUNNING),
-            body,
+            lambda state: self._iterate(problem, inputs, state, like),
             _LoopState(
                 step=count,
                 factors=factors,
                 optimizer=self.init(problem, factors),
                 best=factors,
-                best_objective=huge,
+                best_objective=backend.asarray(float("inf"), like),
                 start_objective=zero,
                 objective=zero,
                 status=count,
@@ -127,25 +95,54 @@ class AbstractFirstOrder(AbstractInnerSolver):
         )
         return self._result(backend, final)
 
+    def _iterate(
+        self, problem: FactorProblem, inputs: dict[str, Array], state: _LoopState, like: Array
+    ) -> _LoopState:
+        """Evaluate m at the factors, then move them unless this was the last look."""
+        backend, one, zero = problem.backend, problem.backend.integer(1, like), state.step * 0
+        objective, gradient, _ = problem.evaluate(inputs, state.factors)
+        finite_blocks = problem.finite_blocks(gradient)
+        finite = backend.isfinite(objective) & all_true(finite_blocks)
+        first = state.step == 0  # nothing to compare with yet
+        start = backend.where(first, objective, state.start_objective)
+        rose = (~first) & finite & (objective > state.objective)
+        better = finite & (objective < state.best_objective)
+        above = objective > start + rounding(like) * abs(start)
+        status = self._status(backend, state, finite, above, like)
+        moving = status == int(Status.RUNNING)
+        clipped = self._clip(backend, gradient)
+        updated, optimizer = self.update(backend, state.factors, clipped, state.optimizer)
+        return _LoopState(
+            step=state.step + backend.where(moving, one, zero),
+            factors=backend.select(moving, problem.project(updated), state.factors),
+            optimizer=optimizer,
+            best=backend.select(better, state.factors, state.best),
+            best_objective=backend.where(better, objective, state.best_objective),
+            start_objective=start,
+            objective=objective,
+            status=status,
+            rises=state.rises + backend.where(rose, one, zero),
+            block_finite=finite_blocks,
+        )
+
     def _status(
         self, backend: Backend, state: _LoopState, finite: Array, above: Array, like: Array
     ) -> Array:
         """Return the loop's status after evaluating the objective at ``state.factors``."""
-
-        def code(status: Status) -> Array:
-            return backend.integer(int(status), like)
-
-        done = backend.where(state.step >= self.steps, code(Status.FINISHED), code(Status.RUNNING))
-        if self.stop_on_rise:
-            done = backend.where(above, code(Status.OBJECTIVE_ROSE), done)
-        else:
-            ended = (state.step >= self.steps) & above
-            done = backend.where(ended, code(Status.OBJECTIVE_ROSE), done)
-        return backend.where(finite, done, code(Status.NOT_FINITE))
+        ended = state.step >= self.steps
+        done = backend.where(
+            ended, code(backend, Status.FINISHED, like), code(backend, Status.RUNNING, like)
+        )
+        stops = above if self.stop_on_rise else above & ended
+        done = backend.where(stops, code(backend, Status.OBJECTIVE_ROSE, like), done)
+        return backend.where(finite, done, code(backend, Status.NOT_FINITE, like))
 
     def _result(self, backend: Backend, final: _LoopState) -> SolverResult:
+        """Return the last factors if the loop ended well, else the best ones."""
         keep_last = final.status == int(Status.FINISHED)
-        if not self.stop_on_rise:
+        if self.stop_on_rise:
+            keep_last = keep_last & (final.objective <= final.start_objective)
+        else:
             keep_last = keep_last | (final.status == int(Status.OBJECTIVE_ROSE))
         return SolverResult(
             factors=backend.select(keep_last, final.factors, final.best),
@@ -161,103 +158,10 @@ class AbstractFirstOrder(AbstractInnerSolver):
     def _clip(self, backend: Backend, gradient: BlockFactors) -> BlockFactors:
         if self.clip_norm is None:
             return gradient
+        limit = float(self.clip_norm)
 
         def clip(leaf: Array) -> Array:
             norm = backend.sqrt((leaf * leaf).sum())
-            return leaf * (self.clip_norm / backend.maximum(norm, self.clip_norm))
+            return leaf * (limit / backend.maximum(norm, limit))
 
         return map_factors(clip, gradient)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientDescent(AbstractFirstOrder):
-    """Gradient descent with heavy-ball momentum.
-
-    Attributes:
-        momentum: μ in [0, 1).
-    """
-
-    momentum: float = 0.9  # μ
-
-    def __post_init__(self) -> None:
-        """Validate the settings."""
-        super().__post_init__()
-        _check_fraction("momentum", self.momentum)
-
-    def init(self, problem: FactorProblem, factors: BlockFactors) -> BlockFactors:
-        """Return v = 0."""
-        return map_factors(lambda leaf: 0.0 * leaf, factors)
-
-    def update(
-        self, backend: Backend, factors: BlockFactors, gradient: BlockFactors, state: Any
-    ) -> tuple[BlockFactors, Any]:
-        """Return f − η v with v ← μ v + ∇f."""
-        velocity = map_factors(lambda v, g: self.momentum * v + g, state, gradient)
-        return map_factors(lambda f, v: f - self.learning_rate * v, factors, velocity), velocity
-
-
-class _AdamState(NamedTuple):
-    first: BlockFactors
-    second: BlockFactors
-    correction: tuple[Array, Array]  # β₁ᵗ, β₂ᵗ
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adam(AbstractFirstOrder):
-    """Adam in the factors. It can drift on flat objectives; rises are counted and watched.
-
-    Attributes:
-        b1: decay of the first moment, in [0, 1).
-        b2: decay of the second moment, in [0, 1).
-        epsilon: added to the root of the second moment, > 0.
-    """
-
-    b1: float = 0.9
-    b2: float = 0.999
-    epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        """Validate the settings."""
-        super().__post_init__()
-        _check_fraction("b1", self.b1)
-        _check_fraction("b2", self.b2)
-        _check_rate("epsilon", self.epsilon)
-
-    def init(self, problem: FactorProblem, factors: BlockFactors) -> _AdamState:
-        """Return zero moments."""
-        like = next(iter(next(iter(factors.values())).values()))
-        zeros = map_factors(lambda leaf: 0.0 * leaf, factors)
-        one = problem.backend.asarray(1.0, like)
-        return _AdamState(zeros, zeros, (one, one))
-
-    def update(
-        self, backend: Backend, factors: BlockFactors, gradient: BlockFactors, state: Any
-    ) -> tuple[BlockFactors, Any]:
-        """Return f − η m̂ / (√v̂ + ε)."""
-        first = map_factors(lambda m, g: self.b1 * m + (1.0 - self.b1) * g, state.first, gradient)
-        second = map_factors(
-            lambda v, g: self.b2 * v + (1.0 - self.b2) * g * g, state.second, gradient
-        )
-        c1, c2 = state.correction[0] * self.b1, state.correction[1] * self.b2
-
-        def move(f: Array, m: Array, v: Array) -> Array:
-            return f - self.learning_rate * (m / (1.0 - c1)) / (
-                backend.sqrt(v / (1.0 - c2)) + self.epsilon
-            )
-
-        return map_factors(move, factors, first, second), _AdamState(first, second, (c1, c2))
-
-
-def _slack(like: Array) -> float:
-    """Return the relative rounding error below which two objectives count as equal."""
-    return 1e-12 if "64" in str(like.dtype) else 1e-5
-
-
-def _check_rate(name: str, value: float) -> None:
-    if not (isinstance(value, (int, float)) and 0.0 < value < float("inf")):
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}; pass e.g. 1e-3")
-
-
-def _check_fraction(name: str, value: float) -> None:
-    if not (isinstance(value, (int, float)) and 0.0 <= value < 1.0):
-        raise ValueError(f"{name} must lie in [0, 1), got {value!r}; the usual value is 0.9")

@@ -19,6 +19,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Literal
 
+import numpy as np
+
+from llqr._checks import check_positive_int as check_positive_int
+from llqr._checks import is_real
 from llqr.backend import Array, Backend
 
 Factors = dict[str, Array]
@@ -47,6 +51,11 @@ class AbstractStructure(abc.ABC):
     def linear_in_factors(self) -> bool:
         """Is U x linear (or affine) in the factors, so that m is quadratic in them."""
         return True
+
+    @property
+    def bounded(self) -> bool:
+        """Does :meth:`project` ever change factors."""
+        return False
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -94,18 +103,6 @@ class AbstractStructure(abc.ABC):
         return sum(prod(factor) for factor in self.factor_shapes(shape).values())
 
 
-def check_positive_int(name: str, value: int) -> None:
-    """Raise unless ``value`` is an integer ≥ 1.
-
-    Raises:
-        ValueError: with the argument's name, the rule, the value and the remedy.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"{name} must be an integer of at least 1, got {value!r}; pass e.g. {name}=1"
-        )
-
-
 def check_group(group: str) -> None:
     """Raise unless ``group`` is ``"layer"`` or ``"parameter"``.
 
@@ -124,7 +121,7 @@ def check_floor(floor: float | None) -> None:
     Raises:
         ValueError: with the rule, the value and the remedy.
     """
-    if floor is not None and not (isinstance(floor, (int, float)) and floor == floor):
+    if floor is not None and not is_real(floor):
         raise ValueError(
             f"floor must be None (no clipping) or a number, got {floor!r}; the paper uses floor=1e-8"
         )
@@ -139,8 +136,6 @@ def clip_from_below(backend: Backend, factors: Factors, floor: float | None) -> 
 
 def identity(backend: Backend, size: int, like: Array) -> Array:
     """Return the identity matrix [size, size] in the dtype and on the device of ``like``."""
-    import numpy as np
-
     return backend.asarray(np.eye(size), like)
 
 

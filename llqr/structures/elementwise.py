@@ -50,6 +50,11 @@ class Scalar(AbstractStructure):
         """As set by ``per``."""
         return self.per
 
+    @property
+    def bounded(self) -> bool:
+        """True with a ``floor``."""
+        return self.floor is not None
+
     def factor_shapes(self, shape: Shape) -> dict[str, Shape]:
         """Return ``{"s": (1,)}``."""
         return {"s": (1,)}
@@ -96,6 +101,11 @@ class Diagonal(AbstractStructure):
     def __post_init__(self) -> None:
         """Validate the settings."""
         check_floor(self.floor)
+
+    @property
+    def bounded(self) -> bool:
+        """True with a ``floor``."""
+        return self.floor is not None
 
     def factor_shapes(self, shape: Shape) -> dict[str, Shape]:
         """Return ``{"d": shape}``."""

@@ -50,12 +50,14 @@ class Span(AbstractStructure):
         """Validate the settings."""
         check_group(self.per)
         check_floor(self.floor)
-        names = tuple(self.directions)
+        names = () if isinstance(self.directions, str) else tuple(self.directions)
         if not names or len(set(names)) != len(names):
             raise ValueError(
-                "directions must name at least one direction and none twice, got "
+                "directions must be a tuple that names at least one direction and none twice, got "
                 f'{self.directions!r}; pass e.g. directions=("gradient", "update")'
             )
+        # A tuple whatever sequence was given: structures are compared and hashed to group layers.
+        object.__setattr__(self, "directions", names)
 
     @property
     def group(self) -> Literal["parameter", "layer"]:
@@ -65,7 +67,12 @@ class Span(AbstractStructure):
     @property
     def sources(self) -> tuple[str, ...]:
         """The directions that the wrapper must supply."""
-        return tuple(self.directions)
+        return self.directions
+
+    @property
+    def bounded(self) -> bool:
+        """True with a ``floor``."""
+        return self.floor is not None
 
     def factor_shapes(self, shape: Shape) -> dict[str, Shape]:
         """Return ``{"s": (J,)}``."""

@@ -1,0 +1,58 @@
+"""Checks of plain settings, each with one message: argument, rule, value received, remedy."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+
+def is_real(value: object) -> bool:
+    """Return whether ``value`` is a number (Python's or NumPy's, but no bool) other than NaN."""
+    return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def check_positive_int(name: str, value: object) -> None:
+    """Raise unless ``value`` is an integer ≥ 1.
+
+    Raises:
+        ValueError: with the argument's name, the rule, the value and the remedy.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(
+            f"{name} must be an integer of at least 1, got {value!r}; pass e.g. {name}=1"
+        )
+
+
+def check_positive(name: str, value: object, example: float = 1.0) -> None:
+    """Raise unless ``value`` is a finite number > 0.
+
+    Raises:
+        ValueError: with the argument's name, the rule, the value and the remedy.
+    """
+    if not (is_real(value) and 0.0 < value < math.inf):  # type: ignore[operator]
+        raise ValueError(
+            f"{name} must be a finite number above 0, got {value!r}; pass e.g. {name}={example!r}"
+        )
+
+
+def check_not_negative(name: str, value: object, example: float = 0.0) -> None:
+    """Raise unless ``value`` is a finite number ≥ 0.
+
+    Raises:
+        ValueError: with the argument's name, the rule, the value and the remedy.
+    """
+    if not (is_real(value) and 0.0 <= value < math.inf):  # type: ignore[operator]
+        raise ValueError(
+            f"{name} must be a finite number of at least 0, got {value!r}; "
+            f"pass e.g. {name}={example!r}"
+        )
+
+
+def check_fraction(name: str, value: object, example: float) -> None:
+    """Raise unless ``value`` is a number in [0, 1).
+
+    Raises:
+        ValueError: with the argument's name, the rule, the value and the remedy.
+    """
+    if not (is_real(value) and 0.0 <= value < 1.0):  # type: ignore[operator]
+        raise ValueError(f"{name} must lie in [0, 1), got {value!r}; pass e.g. {name}={example!r}")

@@ -1,0 +1,101 @@
+"""All settings of a preconditioner, as one validated record of objects and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llqr import solvers, structures
+from llqr._checks import check_fraction, check_positive_int
+from llqr.curvature import AbstractCurvature
+from llqr.damping import ConstantDamping, Damping, GradientNormDamping
+from llqr.structures.base import AbstractStructure
+from llqr.structures.blocks import Fold, StructureChoice
+
+Schedule = Callable[[Any], Any]
+"""A function of a step or fit counter; under JAX it sees and returns traced arrays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLQRConfig:
+    """All settings of a preconditioner.
+
+    Attributes:
+        curvature: C of the quadratic model.
+        structure: one structure, or a function of parameter name and shape.
+        inner_solver: how the factors are fitted.
+        damping: λ, constant or proportional to the gradient norm.
+        update_interval: steps between fits, ≥ 1, or a schedule of the step.
+        ema_decay: β in [0, 1) of U ← β U + (1 − β) U_new, or a schedule of the number of fits.
+        ema_debias: let the first fit count in full instead of being averaged with the identity.
+        warm_start: start a fit from the averaged factors (True) or from the identity (False).
+        curvature_batch_size: examples of the batch used for a fit, None for all of it.
+        chunk_size: examples linearised at a time, None for all at once; bounds the memory of a fit.
+        apply_to: precondition the ``"gradient"`` before the base optimizer or its ``"update"`` after.
+        grafting: ``"none"``, or ``"norm"`` to keep the norm of what was preconditioned, per parameter.
+        fold: where weights of three or more axes fold; None for the framework's convention.
+    """
+
+    curvature: AbstractCurvature
+    structure: StructureChoice = field(default_factory=structures.Diagonal)
+    inner_solver: solvers.AbstractInnerSolver = field(default_factory=solvers.GradientDescent)
+    damping: Damping = field(default_factory=ConstantDamping)
+    update_interval: int | Schedule = 1000
+    ema_decay: float | Schedule = 0.95  # β
+    ema_debias: bool = False
+    warm_start: bool = True
+    curvature_batch_size: int | None = None
+    chunk_size: int | None = None
+    apply_to: Literal["gradient", "update"] = "gradient"
+    grafting: Literal["none", "norm"] = "none"
+    fold: Fold | None = None
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        self._check_objects()
+        if not callable(self.update_interval):
+            check_positive_int("update_interval", self.update_interval)
+        if not callable(self.ema_decay):
+            check_fraction("ema_decay", self.ema_decay, 0.95)
+        for name in ("curvature_batch_size", "chunk_size"):
+            if getattr(self, name) is not None:
+                check_positive_int(name, getattr(self, name))
+        for name in ("ema_debias", "warm_start"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(
+                    f"{name} must be True or False, got {getattr(self, name)!r}; pass a bool"
+                )
+        for name, known in (("apply_to", ("gradient", "update")), ("grafting", ("none", "norm"))):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
+                )
+
+    def _check_objects(self) -> None:
+        """Raise unless every setting that must be an object is one.
+
+        Raises:
+            TypeError: naming the setting, what it must be, the value and an example.
+        """
+        structure_or_function = isinstance(self.structure, AbstractStructure) or (
+            # A class is callable too, but it is an instance that was forgotten.
+            callable(self.structure) and not isinstance(self.structure, type)
+        )
+        dampings = (ConstantDamping, GradientNormDamping)
+        rules = {
+            "curvature": (isinstance(self.curvature, AbstractCurvature), "Hessian()"),
+            "structure": (structure_or_function, "Diagonal() or a function of name and shape"),
+            "inner_solver": (
+                isinstance(self.inner_solver, solvers.AbstractInnerSolver),
+                "ConjugateGradient()",
+            ),
+            "damping": (isinstance(self.damping, dampings), "ConstantDamping(value=0.0)"),
+            "fold": (self.fold is None or callable(self.fold), "structures.fold_output_last"),
+        }
+        for name, (right, example) in rules.items():
+            if not right:
+                raise TypeError(
+                    f"{name} must be an object such as {example}, got {getattr(self, name)!r}; "
+                    "names and plain numbers go through llqr.config.configure"
+                )

@@ -1,0 +1,151 @@
+"""The inner problem: minimise f ↦ m(−U(f) x) over the factors f of all blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from llqr import tensors
+from llqr.backend import Array, Backend, Tensors
+from llqr.quadratic import QuadraticModel
+from llqr.structures.blocks import Block, BlockFactors
+
+
+@dataclass(frozen=True)
+class FactorProblem:
+    """m(−U(f) x) as a function of the factors.
+
+    Attributes:
+        backend: array operations.
+        model: the quadratic model m.
+        blocks: the blocks of the network.
+        sources: the vectors structures act on, by source name.
+    """
+
+    backend: Backend
+    model: QuadraticModel
+    blocks: Sequence[Block]
+    sources: Mapping[str, Tensors]
+
+    def inputs(self) -> dict[str, Array]:
+        """Return every block's input x."""
+        return {block.name: block.gather(self.backend, self.sources) for block in self.blocks}
+
+    @property
+    def linear_in_factors(self) -> bool:
+        """Is m quadratic in all factors."""
+        return all(block.structure.linear_in_factors for block in self.blocks)
+
+    @property
+    def bounded(self) -> bool:
+        """Does any structure bound its factors."""
+        return any(block.structure.bounded for block in self.blocks)
+
+    def normalised(self) -> tuple[FactorProblem, Array]:
+        """Return the problem in units of σ = ‖g‖, and σ²: m(−U(f) x) = σ² m'(−U(f) x / σ).
+
+        The factors mean the same in both. Squares of small gradients (1e-10 per entry is common late
+        in training) would underflow float32; in these units they do not.
+        """
+        backend = self.backend
+        norm = tensors.norm(backend, self.model.gradient)
+        usable = backend.isfinite(norm) & (norm > 0.0)
+        unit = backend.where(usable, norm, backend.ones((), norm))
+
+        def divided(x: Tensors) -> Tensors:
+            return {name: value * backend.asarray(1.0 / unit, value) for name, value in x.items()}
+
+        needed = {name for block in self.blocks for name in block.sources}
+        scaled = replace(
+            self,
+            model=replace(self.model, gradient=divided(self.model.gradient)),
+            sources={name: divided(self.sources[name]) for name in sorted(needed)},
+        )
+        return scaled, unit * unit
+
+    def step(self, inputs: dict[str, Array], factors: BlockFactors) -> Tensors:
+        """Return δ = −U(f) x."""
+        return self._assemble(
+            lambda block: block.structure.apply(
+                self.backend, factors[block.name], inputs[block.name]
+            )
+        )
+
+    def step_tangent(
+        self, inputs: dict[str, Array], factors: BlockFactors, tangent: BlockFactors
+    ) -> Tensors:
+        """Return the derivative of δ in the factors along ``tangent``."""
+        return self._assemble(
+            lambda block: block.structure.pushforward(
+                self.backend, factors[block.name], tangent[block.name], inputs[block.name]
+            )
+        )
+
+    def _assemble(self, block_value: Callable[[Block], Array]) -> Tensors:
+        result: Tensors = {}
+        for block in self.blocks:
+            result.update(block.split(-block_value(block)))
+        return result
+
+    def gradient(
+        self, inputs: dict[str, Array], factors: BlockFactors, residual: Tensors
+    ) -> BlockFactors:
+        """Return the gradient of m in the factors from its gradient r in the step."""
+        return {
+            block.name: block.structure.pullback(
+                self.backend,
+                factors[block.name],
+                inputs[block.name],
+                -block.join(self.backend, residual),
+            )
+            for block in self.blocks
+        }
+
+    def evaluate(
+        self, inputs: dict[str, Array], factors: BlockFactors
+    ) -> tuple[Array, BlockFactors, Tensors]:
+        """Return m, its gradient in the factors, and r; one curvature-vector product."""
+        step = self.step(inputs, factors)
+        residual = self.model.residual(step)
+        return (
+            self.model.value(step, residual),
+            self.gradient(inputs, factors, residual),
+            residual,
+        )
+
+    def project(self, factors: BlockFactors) -> BlockFactors:
+        """Return the nearest admissible factors."""
+        return {
+            block.name: block.structure.project(self.backend, factors[block.name])
+            for block in self.blocks
+        }
+
+    def finite_blocks(self, factors: BlockFactors) -> dict[str, Array]:
+        """Return, per block, whether its factors are finite and so is their Euclidean norm."""
+        return {
+            name: self.backend.isfinite(dot_factors({name: own}, {name: own}))
+            for name, own in factors.items()
+        }
+
+
+def first_factor(factors: BlockFactors) -> Array:
+    """Return some factor, for its dtype and device."""
+    return next(iter(next(iter(factors.values())).values()))
+
+
+def map_factors(function: Callable[..., Array], *operands: BlockFactors) -> BlockFactors:
+    """Apply a function factor by factor; all operands have the structure of the first."""
+    return {
+        block: {name: function(*(operand[block][name] for operand in operands)) for name in factors}
+        for block, factors in operands[0].items()
+    }
+
+
+def dot_factors(x: BlockFactors, y: BlockFactors) -> Array:
+    """Return the inner product over all factors, a 0-d array."""
+    products = [
+        (value * y[block][name]).sum()
+        for block, factors in x.items()
+        for name, value in factors.items()
+    ]
+    return sum(products[1:], start=products[0])
