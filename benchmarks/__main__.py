@@ -76,7 +76,7 @@ def main() -> None:
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
         parser.error(f"unknown part {unknown[0]!r}; known: {', '.join(PARTS)}")
-    versions = {name: version(name) for name in ("llqr", "numpy", *options.frameworks)}
+    versions = {name: version(name) for name in ("numpy", *options.frameworks)}
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
     )
