@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from llqr.structures.base import check_positive_int
+from llqr._checks import check_positive_int
 
 
 @dataclass(frozen=True, kw_only=True)

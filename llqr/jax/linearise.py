@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from llqr._checks import check_positive_int
 from llqr.backend import Tensors
 from llqr.curvature import OUTPUT, AbstractCurvature, Hessian, LossHessian
 from llqr.jax.backend import JaxBackend
 from llqr.jax.batches import batch_size, split
 from llqr.jax.naming import Naming
-from llqr.structures.base import check_positive_int
 
 OutputsFn = Callable[[Any, Any], Any]
 """(params, batch) ↦ outputs, or (outputs, {name: intermediate})."""

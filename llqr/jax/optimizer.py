@@ -10,7 +10,6 @@ its step counter says so.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +25,8 @@ from llqr.jax.backend import JaxBackend
 from llqr.jax.batches import batch_size, first_examples
 from llqr.jax.linearise import LossFn, OutputsFn, WeightsFn, linearise
 from llqr.jax.naming import Naming, has_masked, like_tree, unmask
-from llqr.preconditioner import Preconditioner, PreconditionerState
+from llqr.preconditioner import Preconditioner
+from llqr.state import PreconditionerState
 from llqr.structures import fold_output_last
 
 
@@ -212,8 +212,6 @@ def make_preconditioner(
     Raises:
         ValueError: if a structure asks for the base update, which is not known before the base runs.
     """
-    if callable(config.ema_decay):
-        config = dataclasses.replace(config, ema_decay=_in_dtype(config.ema_decay, naming))
     preconditioner = Preconditioner(
         backend or JaxBackend(), config, naming.shapes, fold_output_last
     )
@@ -225,11 +223,6 @@ def make_preconditioner(
             f'{unknown}; set apply_to="update" to act on the base optimizer\'s update'
         )
     return preconditioner
-
-
-def _in_dtype(schedule: Callable[[Any], Any], naming: Naming) -> Callable[[Any], Array]:
-    """Return the schedule in the factor dtype: a float64 decay must not widen float32 factors."""
-    return lambda count: jnp.asarray(schedule(count), naming.factor_dtype)
 
 
 def check_arguments(params: Any, batch: Any, full_params: Any) -> None:

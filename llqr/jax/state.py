@@ -43,16 +43,21 @@ def check_state(state: Any, params: Any, config: LLQRConfig) -> None:
         check_layout(own.preconditioner, preconditioner, naming)
 
 
-def summary(state: Any) -> str:
+def summary(state: Any, params: Any = None, config: LLQRConfig | None = None) -> str:
     """Return readable counters and the outcome of the last fit; only outside of compiled code.
 
     Args:
         state: an :class:`LLQRState`, or a state that holds some (``optax.chain``, ``optax.MultiSteps``, …).
+        params: with ``config``, lets the text name a block whose numbers were not finite.
+        config: settings.
 
     Raises:
         ValueError: if there is no LLQR state.
     """
-    return "\n".join(_describe(own) for own in find_states(state))
+    names: tuple[str, ...] = ()
+    if config is not None:
+        names = tuple(block.name for block in make_preconditioner(Naming.of(params), config).blocks)
+    return "\n".join(_describe(own, names) for own in find_states(state))
 
 
 def find_states(state: Any) -> list[LLQRState]:
@@ -71,16 +76,19 @@ def find_states(state: Any) -> list[LLQRState]:
     return found
 
 
-def _describe(state: LLQRState) -> str:
+def _describe(state: LLQRState, names: tuple[str, ...]) -> str:
     inner = jax.device_get(state.preconditioner)
     fit = inner.last_fit
-    status = Status(int(fit.status))
+    status, bad = Status(int(fit.status)), int(fit.bad_block)
+    where = ""
+    if bad >= 0:
+        where = f" in block {names[bad]!r}" if names else f" in block number {bad} of the report"
     lines = [
         f"step {int(inner.step)}: {int(inner.fits)} fits taken, {int(inner.rejected)} rejected, next at "
         f"step {int(inner.next_fit)}",
-        f"steps skipped for non-finite gradients: {int(state.skipped)}; blocks that fell back to their "
-        f"input: {int(inner.fallbacks)}",
-        f"last fit: {status.name}: {status.advice}",
+        f"steps skipped for gradients that are not finite: {int(state.skipped)}; blocks that fell back "
+        f"to their input: {int(inner.fallbacks)}",
+        f"last fit: {status.name}{where}: {status.advice}",
     ]
     if status is not Status.RUNNING:
         lines.append(
