@@ -162,7 +162,8 @@ class NumpyBackend:
 
     def sigmoid(self, x: Array) -> Array:
         """Return the logistic function."""
-        return 0.5 * (1.0 + np.tanh(0.5 * x))
+        # Neither overflows nor loses the digits of small values.
+        return np.exp(-np.logaddexp(0.0, -x))
 
     def softmax(self, x: Array) -> Array:
         """Return the softmax over the last axis."""
