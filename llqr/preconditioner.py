@@ -281,7 +281,8 @@ class Preconditioner:
         backend, decay = self.backend, self.config.ema_decay
         beta: Any = decay
         if callable(decay):
-            beta = decay(state.fits)
+            # As a float of the factors' dtype: torch would turn integer arithmetic into float32.
+            beta = decay(backend.asarray(state.fits, state.smoothness))
             if is_real(beta):  # a traced value cannot be checked
                 check_fraction("the value of ema_decay's schedule", beta, 0.95)
         beta = backend.asarray(beta, state.smoothness)

@@ -27,7 +27,8 @@ class LLQRConfig:
         inner_solver: how the factors are fitted.
         damping: λ, constant or proportional to the gradient norm.
         update_interval: steps between fits, ≥ 1, or a schedule of the step.
-        ema_decay: β in [0, 1) of U ← β U + (1 − β) U_new, or a schedule of the number of fits.
+        ema_decay: β in [0, 1) of U ← β U + (1 − β) U_new, or a schedule of the number of fits (which it
+            sees as a 0-d array of the factors' dtype).
         ema_debias: let the first fit count in full instead of being averaged with the identity.
         warm_start: start a fit from the averaged factors (True) or from the identity (False).
         curvature_batch_size: examples of the batch used for a fit, None for all of it.
