@@ -47,6 +47,10 @@ class AbstractStructure(abc.ABC):
         """Does one set of factors serve a parameter or a whole layer."""
         return "parameter"
 
+    def owner(self, name: str) -> str:
+        """Return which block a parameter belongs to: parameters of one owner share factors."""
+        return layer_of(name) if self.group == "layer" else name
+
     @property
     def linear_in_factors(self) -> bool:
         """Is U x linear (or affine) in the factors, so that m is quadratic in them."""
@@ -101,6 +105,12 @@ class AbstractStructure(abc.ABC):
     def factor_count(self, shape: Shape) -> int:
         """Return the number of factor entries for a block of this shape."""
         return sum(prod(factor) for factor in self.factor_shapes(shape).values())
+
+
+def layer_of(name: str) -> str:
+    """Return the layer a parameter belongs to: its name without the last ``/`` or ``.`` part."""
+    cut = max(name.rfind("/"), name.rfind("."))
+    return name[:cut] if cut > 0 else name
 
 
 def check_group(group: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from llqr.backend import Array, Backend, Tensors
-from llqr.structures.base import AbstractStructure, Factors, Shape
+from llqr.structures.base import AbstractStructure, Factors, Shape, layer_of
 
 StructureChoice = AbstractStructure | Callable[[str, Shape], AbstractStructure]
 """One structure for everything, or a function of parameter name and shape."""
@@ -89,12 +89,6 @@ class Block:
         return result
 
 
-def layer_of(name: str) -> str:
-    """Return the layer a parameter belongs to: its name without the last ``/`` or ``.`` part."""
-    cut = max(name.rfind("/"), name.rfind("."))
-    return name[:cut] if cut > 0 else name
-
-
 def make_blocks(
     shapes: Mapping[str, Shape], choice: StructureChoice, fold: Fold = fold_output_last
 ) -> tuple[Block, ...]:
@@ -122,8 +116,7 @@ def make_blocks(
                 f"structure for parameter {name!r} must be a structure object, got {structure!r}; "
                 "pass e.g. llqr.structures.Diagonal() or use llqr.config.make_structure('diagonal')"
             )
-        owner = layer_of(name) if structure.group == "layer" else name
-        groups.setdefault((owner, structure), []).append(name)
+        groups.setdefault((structure.owner(name), structure), []).append(name)
     owners = [owner for owner, _ in groups]
     return tuple(
         _make_block(
