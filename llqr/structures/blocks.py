@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from llqr.backend import Array, Backend, Tensors
-from llqr.structures.base import AbstractStructure, Factors, Shape, layer_of
+from llqr.structures.base import AbstractStructure, Factors, Shape
 
 StructureChoice = AbstractStructure | Callable[[str, Shape], AbstractStructure]
 """One structure for everything, or a function of parameter name and shape."""
@@ -140,6 +140,11 @@ def _make_block(
     own = tuple(tuple(shapes[name]) for name in names)
     if structure.layout == "vector":
         block_shape: Shape = (sum(prod(shape) for shape in own),)
+    elif len(names) > 1:
+        raise ValueError(
+            f"a structure that several parameters share must see them as one vector, got layout "
+            f'"folded" for {", ".join(names)}; set layout = "vector" on {type(structure).__name__}'
+        )
     else:
         block_shape = fold_shape(names[0], own[0], fold)
     return Block(owner, tuple(names), own, block_shape, structure.resolve(block_shape))
