@@ -259,11 +259,12 @@ def check_layout(
         for block in preconditioner.blocks
     }
     layout = preconditioner.layout()
-    for name in expected.keys() - state.factors.keys():
-        raise ValueError(
-            f"state is of another configuration: it has no block {name!r} ({layout[name]}), but "
-            f"{sorted(state.factors)}; {advice}"
-        )
+    for name in expected:
+        if name not in state.factors:
+            raise ValueError(
+                f"state is of another configuration: it has no block {name!r} ({layout[name]}), but "
+                f"{sorted(state.factors)}; {advice}"
+            )
     for name, factors in state.factors.items():
         if name not in expected:
             raise ValueError(

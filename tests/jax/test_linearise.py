@@ -69,12 +69,13 @@ def models_of(case: Case, curvatures, directions, chunk_sizes=(None,)):
     def flat(tensors):
         return ravel_pytree(naming.unflatten(tensors))[0]
 
-    def compute(directions):
-        results = []
+    # Parameters and batch are arguments, as in training: jaxlib 0.7.0 folds constant convolutions wrongly.
+    def compute(params, batch, directions):
+        here, results = case._replace(params=params, batch=batch), []
         for curvature in curvatures:
             for chunk_size in chunk_sizes:
                 model = quadratic_model(
-                    curvature, problem_of(case, curvature, chunk_size=chunk_size)
+                    curvature, problem_of(here, curvature, chunk_size=chunk_size)
                 )
                 products = jax.lax.map(
                     lambda v, m=model: flat(m.curvature_product(naming.flatten(restore(v)))),
@@ -83,7 +84,7 @@ def models_of(case: Case, curvatures, directions, chunk_sizes=(None,)):
                 results.append((flat(model.gradient), products))
         return results
 
-    return quick_jit(compute)(directions)
+    return quick_jit(compute)(case.params, case.batch, directions)
 
 
 def some_directions(case: Case) -> jax.Array:
