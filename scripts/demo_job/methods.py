@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llqr import divergences
@@ -30,14 +30,22 @@ class GrowingInterval:
 
 
 METHODS = ("base", "llqr")
-BETAS = (0.9, 0.99)
-"""Adam's decay rates, with and without LLQR."""
 
 _METRICS = {
     "cross_entropy": divergences.Categorical(),
     "reconstruction": divergences.Bernoulli(reduction="examples"),
     "least_squares": divergences.Gaussian(reduction="examples"),
 }
+
+
+def hidden_name(index: int) -> str:
+    """Return the name under which a network gives the activations of a hidden layer."""
+    return f"hidden_{index}"
+
+
+def learning_rate(task: Task, method: str) -> float:
+    """Return what Adam is given: alone the tuned rate, inside LLQR the same number on every task."""
+    return task.learning_rate if method == "base" else task.llqr.base_learning_rate
 
 
 def llqr_config(task: Task) -> LLQRConfig:
@@ -53,8 +61,13 @@ def llqr_config(task: Task) -> LLQRConfig:
         solver = DirectSolve(relative_ridge=settings.relative_ridge)
     else:
         structure, solver = Dense(), ConjugateGradient(steps=4)
+    curvature = gauss_newton(_METRICS[task.loss], output_metric=settings.output_metric)
+    if settings.hidden_metric:
+        bound = divergences.Gaussian(precision=settings.hidden_metric, reduction="examples")
+        names = [hidden_name(index) for index in range(len(task.layers) - 2)]
+        curvature = replace(curvature, intermediate=dict.fromkeys(names, bound))
     return LLQRConfig(
-        curvature=gauss_newton(_METRICS[task.loss], output_metric=settings.output_metric),
+        curvature=curvature,
         structure=structure,
         inner_solver=solver,
         update_interval=GrowingInterval(settings.update_interval, settings.interval_growth)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llqr import __version__
-from scripts.demo_job.loop import Run
+from scripts.demo_job.loop import BEYOND_TARGET, Run
 from scripts.demo_job.tasks import Task
 
 FORMAT = 1
@@ -53,16 +53,16 @@ class RunSpec:
         return self.directory / f"{self.task.name}-{self.framework}-{self.method}-{self.seed}.jsonl"
 
     def settings(self) -> dict[str, Any]:
-        """Return everything that decides the outcome; LLQR's settings only where it is used."""
+        """Return everything that decides the outcome, each method's settings for that method only."""
         task = dataclasses.asdict(self.task)
-        if self.method == "base":
-            del task["llqr"]
+        del task["llqr" if self.method == "base" else "learning_rate"]
         return {
             "format": FORMAT,
             "task": task,
             "framework": self.framework,
             "method": self.method,
             "seed": self.seed,
+            "beyond_target": BEYOND_TARGET,
             "versions": versions(self.framework),
         }
 

@@ -15,8 +15,8 @@ Results = dict[RunSpec, Run]
 
 FOOTNOTE = """\
 Median over seeds (smallest to largest). Ratio: LLQR's median over the base optimizer's; below 1 LLQR is
-ahead. A run that misses the target counts as infinity. Seconds hold training steps only,
-refreshes of LLQR included; compilation, a warm-up of two steps and evaluations are left out for both methods alike."""
+ahead. A run that misses the target counts as infinity. Seconds hold training steps only, the fits of LLQR
+included; compilation, a warm-up of two steps and evaluations are left out, for both methods alike."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def render(results: Results) -> str:
                     f"{own.reached}/{len(runs)}",
                     _spread(own.steps, "{:.0f}"),
                     _ratio(ratio(own.steps, base.steps)) if compare else "",
-                    _spread(own.seconds, "{:.3f}"),
+                    _spread(own.seconds, "{:.3g}"),
                     _ratio(ratio(own.seconds, base.seconds)) if compare else "",
                 )
             )
@@ -114,4 +114,4 @@ def _spread(values: Sequence[float], form: str) -> str:
 def _ratio(value: float) -> str:
     if math.isnan(value):
         return "none"
-    return "missed" if math.isinf(value) else f"{value:.2f}"
+    return "missed" if math.isinf(value) else f"{value:.2g}"

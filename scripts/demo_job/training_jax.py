@@ -12,25 +12,26 @@ import optax
 
 import llqr.jax
 from scripts.demo_job import data
-from scripts.demo_job.methods import BETAS, llqr_config
+from scripts.demo_job.methods import hidden_name, learning_rate, llqr_config
 from scripts.demo_job.tasks import Task, initial_arrays
 
 Params = dict[str, Any]
 
 
-def network(params: Params, x: jax.Array) -> jax.Array:
-    """Return the outputs [batch, out] of a tanh network for inputs [batch, in]."""
+def network(params: Params, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Return the outputs [batch, out] of a tanh network and the activations of its hidden layers."""
+    hidden = {}
     for index in range(len(params) - 1):
         layer = params[f"layers_{index}"]
-        x = jnp.tanh(x @ layer["kernel"] + layer["bias"])
+        x = hidden[hidden_name(index)] = jnp.tanh(x @ layer["kernel"] + layer["bias"])
     last = params[f"layers_{len(params) - 1}"]
-    return x @ last["kernel"] + last["bias"]
+    return x @ last["kernel"] + last["bias"], hidden
 
 
-def plane(params: Params, x: jax.Array) -> jax.Array:
-    """Return the residuals [1, 2] of Rosenbrock: ½ ‖r‖² = (1 − a)² + 100 (b − a²)²."""
+def plane(params: Params, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Return Rosenbrock's residuals [1, 2]: ½ ‖r‖² = (1 − a)² + 100 (b − a²)²; nothing is hidden."""
     a, b = params["point"]
-    return jnp.stack([2**0.5 * (1.0 - a), 200**0.5 * (b - a * a)]).reshape(1, 2)
+    return jnp.stack([2**0.5 * (1.0 - a), 200**0.5 * (b - a * a)]).reshape(1, 2), {}
 
 
 def initial_params(task: Task, seed: int) -> Params:
@@ -78,13 +79,19 @@ def compile_task(task: Task, method: str) -> Compiled:
     function, loss_fn = network if task.layers else plane, loss_function(task)
 
     def outputs_fn(params: Params, batch: Any) -> jax.Array:
+        return function(params, batch[0])[0]
+
+    def with_hidden(params: Params, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         return function(params, batch[0])
 
-    base = optax.adam(task.learning_rate, b1=BETAS[0], b2=BETAS[1])
+    base = optax.adam(learning_rate(task, method), *task.betas)
     optimizer = optax.with_extra_args_support(base)
     if method == "llqr":
         optimizer = llqr.jax.llqr(
-            base, outputs_fn=outputs_fn, loss_fn=loss_fn, config=llqr_config(task)
+            base,
+            outputs_fn=with_hidden if task.llqr.hidden_metric else outputs_fn,
+            loss_fn=loss_fn,
+            config=llqr_config(task),
         )
 
     @jax.jit

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import llqr.torch
 from scripts.demo_job import data
-from scripts.demo_job.methods import BETAS, llqr_config
+from scripts.demo_job.methods import hidden_name, learning_rate, llqr_config
 from scripts.demo_job.tasks import Task, initial_arrays
 
 Batch = tuple[Tensor, Tensor]
@@ -27,9 +27,14 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs [batch, out] for inputs [batch, in]."""
-        for layer in self.layers[:-1]:
-            x = torch.tanh(layer(x))
-        return self.layers[-1](x)
+        return self.with_hidden(x)[0]
+
+    def with_hidden(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the outputs and the activations of the hidden layers."""
+        hidden = {}
+        for index, layer in enumerate(self.layers[:-1]):
+            x = hidden[hidden_name(index)] = torch.tanh(layer(x))
+        return self.layers[-1](x), hidden
 
 
 class Plane(nn.Module):
@@ -88,10 +93,18 @@ class TorchTrainer:
         self.optimizer = self._optimizer(self.model)
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        base = torch.optim.Adam(model.parameters(), lr=self.task.learning_rate, betas=BETAS)
+        rate = learning_rate(self.task, self.method)
+        base = torch.optim.Adam(model.parameters(), lr=rate, betas=self.task.betas)
         if self.method == "base":
             return base
-        return llqr.torch.LLQR(base, model, self.loss_fn, llqr_config(self.task))
+        outputs_fn = None
+        if self.task.llqr.hidden_metric:
+
+            def outputs_fn(network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+                return network.with_hidden(batch[0])
+
+        config = llqr_config(self.task)
+        return llqr.torch.LLQR(base, model, self.loss_fn, config, outputs_fn=outputs_fn)
 
     def warm_up(self) -> None:
         """Take two steps with a copy of the model."""
