@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from typing import TypeGuard
 
 
-def is_real(value: object) -> bool:
-    """Return whether ``value`` is a number (Python's or NumPy's, but no bool) other than NaN."""
-    return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether ``value`` is a real number, Python's or NumPy's, but no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_positive_int(name: str, value: object) -> None:
@@ -29,7 +30,7 @@ def check_positive(name: str, value: object, example: float = 1.0) -> None:
     Raises:
         ValueError: with the argument's name, the rule, the value and the remedy.
     """
-    if not (is_real(value) and 0.0 < value < math.inf):  # type: ignore[operator]
+    if not (is_number(value) and 0.0 < value < math.inf):
         raise ValueError(
             f"{name} must be a finite number above 0, got {value!r}; pass e.g. {name}={example!r}"
         )
@@ -41,7 +42,7 @@ def check_not_negative(name: str, value: object, example: float = 0.0) -> None:
     Raises:
         ValueError: with the argument's name, the rule, the value and the remedy.
     """
-    if not (is_real(value) and 0.0 <= value < math.inf):  # type: ignore[operator]
+    if not (is_number(value) and 0.0 <= value < math.inf):
         raise ValueError(
             f"{name} must be a finite number of at least 0, got {value!r}; "
             f"pass e.g. {name}={example!r}"
@@ -54,5 +55,5 @@ def check_fraction(name: str, value: object, example: float) -> None:
     Raises:
         ValueError: with the argument's name, the rule, the value and the remedy.
     """
-    if not (is_real(value) and 0.0 <= value < 1.0):  # type: ignore[operator]
+    if not (is_number(value) and 0.0 <= value < 1.0):
         raise ValueError(f"{name} must lie in [0, 1), got {value!r}; pass e.g. {name}={example!r}")

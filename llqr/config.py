@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Real
 from typing import Any, Literal
 
 from llqr import divergences, solvers, structures
+from llqr._checks import is_number
 from llqr.curvature import AbstractCurvature, GaussNewton, Hessian, LossHessian, gauss_newton
 from llqr.damping import ConstantDamping, Damping, GradientNormDamping
 from llqr.metrics import AbstractMetric
@@ -176,8 +176,7 @@ def _make_damping(value: Any) -> Damping:
     if isinstance(value, str):
         check_known("damping", value, ("gradient_norm",), "or pass a number of at least 0")
         return GradientNormDamping()
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return ConstantDamping(value=float(value)) if number else value
+    return ConstantDamping(value=float(value)) if is_number(value) else value
 
 
 def _make(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llqr import tensors
-from llqr._checks import check_fraction, check_positive_int, is_real
+from llqr._checks import check_fraction, check_positive_int, is_number
 from llqr.backend import Array, Backend, Tensors
 from llqr.damping import ConstantDamping, GradientNormDamping
 from llqr.quadratic import QuadraticModel
@@ -283,7 +283,7 @@ class Preconditioner:
         if callable(decay):
             # As a float of the factors' dtype: torch would turn integer arithmetic into float32.
             beta = decay(backend.asarray(state.fits, state.smoothness))
-            if is_real(beta):  # a traced value cannot be checked
+            if is_number(beta):  # a traced value cannot be checked
                 check_fraction("the value of ema_decay's schedule", beta, 0.95)
         beta = backend.asarray(beta, state.smoothness)
         weight = 1.0 - beta
@@ -298,6 +298,6 @@ class Preconditioner:
     def _interval(self, state: PreconditionerState) -> Array:
         interval = self.config.update_interval
         value: Any = interval(state.step) if callable(interval) else interval
-        if is_real(value) and value < 1:  # a traced value cannot be checked
+        if is_number(value) and value < 1:  # a traced value cannot be checked
             check_positive_int("the value of update_interval's schedule", value)
         return self.backend.integer(value, state.step)

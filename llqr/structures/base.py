@@ -21,8 +21,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from llqr._checks import check_positive_int as check_positive_int
-from llqr._checks import is_real
+from llqr._checks import is_number
 from llqr.backend import Array, Backend
 
 Factors = dict[str, Array]
@@ -131,7 +130,7 @@ def check_floor(floor: float | None) -> None:
     Raises:
         ValueError: with the rule, the value and the remedy.
     """
-    if floor is not None and not is_real(floor):
+    if floor is not None and not (is_number(floor) and floor == floor):
         raise ValueError(
             f"floor must be None (no clipping) or a number, got {floor!r}; the paper uses floor=1e-8"
         )

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from llqr._checks import check_positive_int
 from llqr.backend import Array, Backend
 from llqr.structures.base import (
     AbstractStructure,
     Factors,
     Shape,
-    check_positive_int,
     identity,
     size_of,
 )

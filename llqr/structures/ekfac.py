@@ -17,12 +17,12 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
+from llqr._checks import check_positive_int
 from llqr.backend import Array, Backend
 from llqr.structures.base import (
     AbstractStructure,
     Factors,
     Shape,
-    check_positive_int,
     dense_kronecker,
     identity,
 )

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llqr._checks import check_positive_int
 from llqr.backend import Array, Backend
 from llqr.structures.base import (
     AbstractStructure,
     Factors,
     Shape,
     as_matrix,
-    check_positive_int,
     dense_kronecker,
     identity,
 )

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llqr._checks import check_positive_int
 from llqr.backend import Array, Backend
 from llqr.structures.base import (
     AbstractStructure,
     Factors,
     Shape,
-    check_positive_int,
     identity,
     size_of,
 )

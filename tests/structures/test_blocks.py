@@ -17,7 +17,8 @@ from llqr.structures import (
     make_blocks,
     report,
 )
-from llqr.structures.blocks import fold_shape, layer_of
+from llqr.structures.base import layer_of
+from llqr.structures.blocks import fold_shape
 
 BACKEND = NumpyBackend()
 
@@ -153,6 +154,19 @@ def test_no_parameters_is_an_error():
 def test_a_choice_that_is_no_structure_is_an_error():
     with pytest.raises(TypeError, match=r"parameter 'w' must be a structure object, got 'diag'"):
         make_blocks({"w": (2,)}, lambda name, shape: "diag")
+
+
+def test_what_several_parameters_share_must_see_one_vector():
+    class Everything(Kronecker):
+        def owner(self, name):
+            return "all"
+
+    (alone,) = make_blocks({"w": (2, 2)}, Everything())
+    assert alone.name == "all"
+    with pytest.raises(
+        ValueError, match='layout "folded" for v, w; set layout = "vector" on Every'
+    ):
+        make_blocks({"w": (2, 2), "v": (2, 2)}, Everything())
 
 
 def test_the_report_is_a_table_with_memory():
