@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -78,7 +79,8 @@ class JaxProblem:
         problem = llqr.jax.linearise(
             self._outputs, self._loss, self.parameters, self.batch, curvature=curvature
         )
-        return quadratic_model(curvature, problem)
+        model = quadratic_model(curvature, problem)
+        return replace(model, curvature_product=jax.jit(model.curvature_product))
 
     def to_framework(self, values: dict[str, np.ndarray]) -> Any:
         """Return JAX arrays."""

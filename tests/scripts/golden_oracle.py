@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 
@@ -166,14 +167,13 @@ def _fit(
     def step(factors: dict) -> jax.Array:
         return -jax.flatten_util.ravel_pytree(_apply(structure, factors, named))[0]
 
-    @jax.jit
     def objective(factors: dict) -> jax.Array:
         delta = step(factors)
         return gradient @ delta + 0.5 * delta @ matrix @ delta
 
     factors = _initial(structure, named)
     velocity = jax.tree.map(jnp.zeros_like, factors)
-    slope = jax.jit(jax.grad(objective))
+    slope = jax.grad(objective)
     momentum, rate = float(problem["inner_momentum"]), float(problem["inner_learning_rate"])
     for _ in range(int(problem["inner_steps"])):
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, slope(factors))

@@ -63,7 +63,7 @@ def make_problem(architecture: list, seed: int) -> dict[str, np.ndarray]:
     values["label_smoothing"] = np.array(0.1)
     values["inner_learning_rate"] = np.array(2e-3)
     values["inner_momentum"] = np.array(0.9)
-    values["inner_steps"] = np.array(6)
+    values["inner_steps"] = np.array(4)
     return values
 
 
