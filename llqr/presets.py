@@ -1,4 +1,4 @@
-"""Named settings that reproduce published runs.
+"""Named settings: those that reproduce published runs, and step sizes without a learning rate.
 
 Source: the published configurations and defaults of "Layerwise LQR for Geometry-Aware Optimization of
 Deep Networks" (arXiv 2605.04230): momentum inner solver (50 steps, learning rate 1e-3, momentum 0.9, each
@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llqr.config import LLQRConfig, check_known, configure
+from llqr.config import LLQRConfig, Schedule, check_known, configure
 from llqr.metrics import AbstractMetric
+from llqr.solvers import DirectSolve
+from llqr.structures import Span
 from llqr.structures.blocks import StructureChoice
 
 
@@ -83,4 +85,41 @@ def published(
     }
     if "inner_solver" in overrides:
         del settings["solver_options"]
+    return configure(**{**settings, **overrides})
+
+
+def step_sizes(
+    likelihood: str | AbstractMetric,
+    *,
+    output_metric: float = 0.01,
+    update_interval: int | Schedule = 20,
+    **overrides: Any,
+) -> LLQRConfig:
+    """Return settings that solve for every step size, so that no learning rate is left to tune.
+
+    U spans the base optimizer's update and the raw gradient with one step size per parameter and direction,
+    solved for exactly (r as in :mod:`llqr.solvers.direct`, ridge 1) under C = Jᵀ(F + εI)J. The base
+    optimizer's learning rate only scales a direction, and so drops out; Adam with betas 0.9 and 0.99 is the
+    base this was measured with.
+
+    Args:
+        likelihood: loss type whose Fisher F is used, a name or a metric.
+        output_metric: ε > 0, bounds the change of the outputs where F vanishes (near interpolation).
+        update_interval: steps between solves, or a schedule of the step.
+        **overrides: settings of :func:`llqr.config.configure` to change.
+
+    Raises:
+        ValueError: for unknown names, listing the known ones, or values out of range.
+    """
+    settings: dict[str, Any] = {
+        "curvature": "fisher",
+        "curvature_options": {"likelihood": likelihood, "output_metric": output_metric},
+        "structure": Span(per="parameter", directions=("update", "gradient"), floor=0.0),
+        "inner_solver": DirectSolve(relative_ridge=1.0),
+        "update_interval": update_interval,
+        "ema_decay": 0.9,
+        "ema_debias": True,
+        "warm_start": False,
+        "apply_to": "update",
+    }
     return configure(**{**settings, **overrides})

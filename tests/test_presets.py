@@ -1,4 +1,4 @@
-"""The presets hold the published numbers (DESIGN.md, end of section 2)."""
+"""The presets hold the published numbers, and step sizes need no learning rate."""
 
 import pytest
 
@@ -79,3 +79,35 @@ def test_unknown_names_list_the_known_ones():
         presets.published("cifar", curvature="renyi")
     with pytest.raises(TypeError, match=r"unknown setting 'learning_rate'; known: .*ema_decay"):
         presets.published("cifar", learning_rate=0.1)
+
+
+def test_step_sizes_do_not_depend_on_the_learning_rate():
+    """Whatever Adam's learning rate, the solved steps, hence the parameters, are the same."""
+    torch = pytest.importorskip("torch")
+    from llqr.torch import LLQR
+
+    def train(learning_rate):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)
+        ).double()
+        batch = (torch.randn(12, 5, dtype=torch.float64), torch.randint(0, 3, (12,)))
+
+        def loss_fn(outputs, batch):
+            return torch.nn.functional.cross_entropy(outputs, batch[1])
+
+        base = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+        config = presets.step_sizes("categorical", update_interval=3)
+        optimizer = LLQR(base, model, loss_fn, config)
+        losses = []
+        for _ in range(12):
+            optimizer.zero_grad()
+            loss = loss_fn(model(batch[0]), batch)
+            loss.backward()
+            optimizer.step(batch=batch)
+            losses.append(loss.item())
+        return torch.cat([p.detach().ravel() for p in model.parameters()]), losses
+
+    (one, losses), (other, _) = train(1.0), train(1e-4)
+    torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    assert losses[-1] < 0.5 * losses[0]
