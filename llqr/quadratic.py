@@ -1,6 +1,6 @@
 """The quadratic model of a divergence: the only thing inner solvers see of a network.
 
-    m(δ) = ⟨g, δ⟩ + ½ ⟨δ, (C + λI) δ⟩          (DESIGN: relaxed LLQR; paper arXiv 2605.04230)
+    m(δ) = ⟨g, δ⟩ + ½ ⟨δ, (C + λI) δ⟩          (relaxed LLQR, arXiv 2605.04230)
 
 The layerwise LQR cost is this same number, so one curvature-vector product of the whole, un-annotated
 model gives both its value and its gradient r = g + (C + λI) δ.
