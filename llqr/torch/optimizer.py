@@ -34,6 +34,7 @@ from llqr.torch.gradients import (
 )
 from llqr.torch.linearise import linearise
 from llqr.torch.membership import Membership, check_arguments
+from llqr.torch.passes import without_autocast
 
 Closure = Callable[[], Any]
 
@@ -121,7 +122,7 @@ class LLQR(Optimizer):
     @property
     def last_fit(self) -> reporting.FitSummary:
         """Numbers of the last fit; ``str`` gives a sentence with advice."""
-        return reporting.summary(self._state.last_fit)
+        return reporting.summary(self._members.preconditioner, self._state.last_fit)
 
     def counters(self) -> dict[str, int]:
         """Return steps, fits taken into use, rejected fits, fallbacks of blocks, and skipped steps."""
@@ -223,8 +224,9 @@ class LLQR(Optimizer):
                     parameter.copy_(old[name].to(members.dtype) - moved[name])
 
     def _precondition(self, sources: dict[str, Tensors]) -> Tensors:
-        with torch.no_grad():
-            result, self._state = self._members.preconditioner.precondition(self._state, sources)
+        members = self._members
+        with torch.no_grad(), without_autocast(members.like.device):
+            result, self._state = members.preconditioner.precondition(self._state, sources)
         return result
 
     def _fit(self, batch: Any, update: Tensors | None = None) -> None:
@@ -242,11 +244,12 @@ class LLQR(Optimizer):
             parameters=self._members.parameters,
             process_group=self.process_group,
         )
-        model = quadratic_model(config.curvature, problem)
-        sources = {"input": model.gradient, "gradient": model.gradient}
-        if update is not None:
-            sources |= {"input": update, "update": update}
-        fitted = self._members.preconditioner.fit(self._state, model, sources)
+        with without_autocast(self._members.like.device):
+            model = quadratic_model(config.curvature, problem)
+            sources = {"input": model.gradient, "gradient": model.gradient}
+            if update is not None:
+                sources |= {"input": update, "update": update}
+            fitted = self._members.preconditioner.fit(self._state, model, sources)
         self._take(_in_all_processes(fitted, self.process_group))
         if int(self._state.last_fit.status) == Status.NOT_FINITE:
             message = reporting.failed_fit(self.last_fit)
@@ -336,7 +339,8 @@ def _replayed(
 
     def evaluate() -> Any:
         before()
-        loss = done.pop() if done else closure()
+        with torch.enable_grad():
+            loss = done.pop() if done else closure()
         after()
         return loss
 

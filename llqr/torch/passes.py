@@ -41,6 +41,15 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+@contextmanager
+def without_autocast(device: torch.device) -> Iterator[None]:
+    """Compute in the dtypes given, on a device and on the CPU."""
+    with ExitStack() as stack:
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
 class CurvaturePass:
     """The state a model is in during curvature passes, entered as often as needed.
 
@@ -71,12 +80,13 @@ class CurvaturePass:
                 torch.random.fork_rng(devices, device_type=kind if devices else "cuda")
             )
             stack.enter_context(torch.enable_grad())
-            for autocast_kind in {"cpu", kind}:
-                stack.enter_context(torch.autocast(autocast_kind, enabled=False))
+            stack.enter_context(without_autocast(self._device))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self._recurrent:
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                # Their own flags() would set the other flags as well, to defaults that may warn.
+                for kernels in (torch.backends.cudnn, torch.backends.mkldnn):
+                    stack.callback(setattr, kernels, "enabled", kernels.enabled)
+                    kernels.enabled = False
             self._swap_all(stack)
             yield
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from llqr.preconditioner import FitReport
+from llqr.preconditioner import FitReport, Preconditioner
 from llqr.solvers import Status
 
 
@@ -16,7 +16,7 @@ class NonFiniteWarning(RuntimeWarning):
 
 
 class FitSummary(NamedTuple):
-    """The last fit in plain numbers; ``str`` gives one sentence.
+    """The last fit in plain numbers; ``str`` gives one sentence with advice.
 
     Attributes:
         status: why the solver stopped.
@@ -27,6 +27,7 @@ class FitSummary(NamedTuple):
         rises: inner steps at which the objective rose.
         damping: λ.
         accepted: were the fitted factors taken into use.
+        message: the same in words, naming the block that went wrong.
     """
 
     status: Status
@@ -37,19 +38,16 @@ class FitSummary(NamedTuple):
     rises: int
     damping: float
     accepted: bool
+    message: str
 
     def __str__(self) -> str:
-        verdict = "taken into use" if self.accepted else "not taken into use"
         if self.status is Status.RUNNING:
-            verdict = "no fit yet"
-        return (
-            f"{self.status.name}: {self.status.advice} (objective {self.objective_start:.6g} → "
-            f"{self.objective:.6g}, {self.steps} steps, {self.products} products, {self.rises} "
-            f"rises, damping {self.damping:.3g}; {verdict})"
-        )
+            return "no fit yet"
+        verdict = "taken into use" if self.accepted else "not taken into use"
+        return f"{self.message}; {verdict}"
 
 
-def summary(report: FitReport) -> FitSummary:
+def summary(preconditioner: Preconditioner, report: FitReport) -> FitSummary:
     """Return a fit's numbers; waits for the device."""
     return FitSummary(
         status=Status(int(report.status)),
@@ -60,6 +58,7 @@ def summary(report: FitReport) -> FitSummary:
         rises=int(report.rises),
         damping=float(report.damping),
         accepted=bool(report.accepted),
+        message=preconditioner.describe_fit(report),
     )
 
 
@@ -86,4 +85,4 @@ def skipped_step(names: list[str], count: int) -> str:
 
 def failed_fit(last: FitSummary) -> str:
     """Return the warning for a fit that met non-finite numbers."""
-    return f"a fit met non-finite numbers and the old or last good factors stay in use; {last}"
+    return f"a fit met non-finite numbers, and the last good factors stay in use: {last}"

@@ -53,7 +53,7 @@ def check(preconditioner: Preconditioner, saved: Any) -> None:
         if layout.get(block) != found.get(block):
             raise ValueError(
                 f"state_dict belongs to another configuration: block {block!r} is "
-                f"{layout.get(block, 'missing')!r} here and {found.get(block, 'missing')!r} in the "
+                f"({layout.get(block, 'missing')}) here and ({found.get(block, 'missing')}) in the "
                 "state; build the optimizer with the structure, model and param groups it was "
                 "saved with"
             )
