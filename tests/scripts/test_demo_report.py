@@ -66,15 +66,31 @@ def test_the_table_shows_medians_ranges_ratios_and_missed_runs():
     assert "4 (3 to missed)" in llqr and llqr.endswith(")  2")
 
 
-def test_curves_meet_on_one_axis_with_the_value_of_the_last_evaluation():
-    runs = [
-        Run([{"step": s, "seconds": s / 2, "measure": m} for s, m in points])
-        for points in (((0, 8.0), (10, 4.0)), ((0, 6.0), (10, 5.0), (20, 1.0)), ((0, 7.0),))
+def curves(*tracks):
+    return [
+        Run([{"step": s, "seconds": s / 2, "measure": m} for s, m in track]) for track in tracks
     ]
+
+
+def test_curves_meet_on_one_axis_with_the_best_value_so_far():
+    runs = curves(((0, 8.0), (10, 4.0)), ((0, 6.0), (10, 7.0), (20, 1.0)), ((0, 7.0),))
     grid, lines = plot.spread(runs, "step", points=5)
     np.testing.assert_array_equal(grid, [0, 5, 10, 15, 20])
-    np.testing.assert_array_equal(lines, [[6, 6, 4, 4, 1], [7, 7, 5, 5, 4], [8, 8, 7, 7, 7]])
+    np.testing.assert_array_equal(lines, [[6, 6, 4, 4, 1], [7, 7, 6, 6, 4], [8, 8, 7, 7, 7]])
     np.testing.assert_array_equal(plot.spread(runs, "seconds", points=5)[0], grid / 2)
+
+
+def test_a_logarithmic_grid_holds_the_start_and_the_end():
+    runs = curves(((0, 8.0), (1, 4.0), (2, 1.0)), ((0, 8.0), (4, 2.0)))
+    grid, lines = plot.spread(runs, "step", points=4, logarithmic=True)
+    np.testing.assert_allclose(grid, [0.5, 1, 2, 4])
+    np.testing.assert_array_equal(lines[0], [8, 4, 1, 1])
+    np.testing.assert_array_equal(lines[2], [8, 8, 8, 2])
+
+
+def test_a_value_that_is_not_a_number_does_not_hide_the_best_one():
+    _, lines = plot.spread(curves(((0, 8.0), (1, 4.0), (2, math.nan))), "step", points=3)
+    np.testing.assert_array_equal(lines[1], [8, 4, 4])
 
 
 def test_the_picture_is_a_png(tmp_path):
