@@ -1,4 +1,4 @@
-"""AlgoPerf workloads small enough for one CPU, and a runner that follows AlgoPerf's protocol.
+r"""AlgoPerf workloads small enough for one CPU, and a runner that follows AlgoPerf's protocol.
 
 Each workload has AlgoPerf's own layout: ``<name>/workload.py`` holds what the frameworks share (data,
 targets, metrics), ``<name>/<name>_jax/workload.py`` and ``<name>/<name>_pytorch/workload.py`` the models.

@@ -184,7 +184,14 @@ class Workload(abc.ABC):
             split = "eval_train" if name == "train" else name
             _logger.info("Evaluating on the %s split.", name)
             metrics = self._eval_model_on_split(
-                split, num_examples, global_batch_size, params, model_state, rng, data_dir, global_step
+                split,
+                num_examples,
+                global_batch_size,
+                params,
+                model_state,
+                rng,
+                data_dir,
+                global_step,
             )
             results.update({f"{name}/{metric}": value for metric, value in metrics.items()})
             if name != "train":
@@ -195,7 +202,9 @@ class Workload(abc.ABC):
 def _initialised(tree: Any, name: str) -> Any:
     """Return the tree, or explain that the model does not exist yet."""
     if tree is None:
-        raise ValueError(f"{name} is known after init_model_fn; call workload.init_model_fn(rng) first")
+        raise ValueError(
+            f"{name} is known after init_model_fn; call workload.init_model_fn(rng) first"
+        )
     return tree
 
 

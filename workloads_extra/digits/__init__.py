@@ -1,0 +1,1 @@
+"""Digits: 1797 scanned digits, 8 × 8 pixels, ten classes."""

@@ -1,0 +1,1 @@
+"""Digits autoencoder: reconstruct 8 × 8 pixels through twelve numbers."""

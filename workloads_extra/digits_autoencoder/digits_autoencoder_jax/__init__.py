@@ -1,0 +1,1 @@
+"""The digits autoencoder in JAX."""

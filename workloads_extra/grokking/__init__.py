@@ -1,0 +1,1 @@
+"""Grokking: a transformer learns the table of a binary operation from part of it."""

@@ -1,0 +1,1 @@
+"""The transformer of the grokking workloads in JAX."""

@@ -1,0 +1,1 @@
+"""Rosenbrock: two parameters in a curved valley, and other functions of the plane."""
