@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llqr.quadratic import QuadraticModel
-from llqr.solvers import ConjugateGradient, FactorProblem, Status
+from llqr.solvers import ConjugateGradient, FactorProblem, Status, conjugate_gradient
 from llqr.structures import (
     EKFAC,
     Dense,
@@ -206,8 +206,30 @@ def test_curvature_lost_in_rounding_is_not_a_direction_to_run_along(rng, sign):
         {"input": {"w": x}},
     )
     result = ConjugateGradient().solve(problem, {"w": {"s": np.ones(1)}})
-    assert Status(int(result.status)) is Status.NEGATIVE_CURVATURE
+    assert Status(int(result.status)) is Status.NEGATIVE_CURVATURE and int(result.steps) == 0
     np.testing.assert_array_equal(result.factors["w"]["s"], 1.0)
+
+
+def test_the_length_shrinks_while_the_objective_would_rise(monkeypatch):
+    """U x = a b x with optimum a b = 100 from a = b = 1: linearised, a = b = 50.5, and a b = 2550.
+
+    A quarter of the way a b = 179 is nearer to 100 than 1 is.
+    """
+    gradient = {"w": np.ones((1, 1))}
+    model = QuadraticModel(gradient=gradient, curvature_product=lambda v: {"w": 0.01 * v["w"]})
+    blocks = make_blocks({"w": (1, 1)}, Kronecker())
+    problem = FactorProblem(BACKEND, model, blocks, {"input": gradient})
+    start = {"w": {"A": np.ones((1, 1)), "B": np.ones((1, 1))}}
+    result = ConjugateGradient(steps=1).solve(problem, start)
+    assert Status(int(result.status)) is Status.FINISHED
+    assert int(result.products) == 1 + 1 + 2  # start, curvature, two trials
+    np.testing.assert_allclose(result.factors["w"]["A"], 1.0 + 49.5 / 4.0, rtol=1e-13)
+
+    monkeypatch.setattr(conjugate_gradient, "_TRIES", 1)
+    result = ConjugateGradient(steps=5).solve(problem, start)
+    assert Status(int(result.status)) is Status.OBJECTIVE_ROSE
+    assert int(result.steps) == 0 and float(result.objective) == float(result.objective_start)
+    np.testing.assert_array_equal(result.factors["w"]["A"], 1.0)
 
 
 @pytest.mark.parametrize("structure", [Diagonal(), Kronecker()])

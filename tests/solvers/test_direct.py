@@ -117,6 +117,44 @@ def test_equal_directions_share_the_step(rng, dtype):
         np.testing.assert_allclose(s.sum(), expected.factors[block]["s"][0], rtol=tolerance)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_dependent_directions_in_float32_do_not_blow_up(seed):
+    """Four directions of rank two: rounding must not pass for curvature, of either sign."""
+    rng = np.random.default_rng(seed)
+    matrix = spd(rng).astype(np.float32)
+    base = rng.standard_normal((2, SIZE)).astype(np.float32)
+    mixing = rng.standard_normal((2, 2)).astype(np.float32)
+    directions = np.concatenate([base, mixing @ base])
+    names = ("first", "second", "third", "fourth")
+    blocks = make_blocks({"w": (SIZE,)}, Span(directions=names))
+    model = QuadraticModel(
+        gradient={"w": base[0]}, curvature_product=lambda v: {"w": matrix @ v["w"]}
+    )
+    sources = {name: {"w": d} for name, d in zip(names, directions, strict=True)}
+    start = {"w": {"s": np.array([1.0, 0.0, 0.0, 0.0], np.float32)}}
+    result = DirectSolve().solve(FactorProblem(BACKEND, model, blocks, sources), start)
+    assert Status(int(result.status)) is Status.FINISHED
+    columns = base.astype(np.float64).T
+    right = columns.T @ base[0]
+    optimum = np.linalg.solve(columns.T @ matrix @ columns, right)
+    step = directions.T @ result.factors["w"]["s"]
+    np.testing.assert_allclose(result.objective, -0.5 * right @ optimum, rtol=1e-3)
+    np.testing.assert_allclose(step, columns @ optimum, rtol=1e-2, atol=1e-3)
+
+
+def test_a_direction_without_curvature_keeps_its_factor_and_counts_for_the_others():
+    """H = [[1, ½], [½, 0]]: s₂ stays at its start, s₁ minimises m given it."""
+    gradient = {"w": np.array([3.0, 0.0])}
+    update = {"w": np.array([0.0, 1.0])}
+    matrix = np.array([[1.0 / 9.0, 0.5 / 3.0], [0.5 / 3.0, 0.0]])
+    model = QuadraticModel(gradient=gradient, curvature_product=lambda v: {"w": matrix @ v["w"]})
+    blocks = make_blocks({"w": (2,)}, Span())
+    problem = FactorProblem(BACKEND, model, blocks, {"gradient": gradient, "update": update})
+    result = DirectSolve().solve(problem, {"w": {"s": np.array([1.0, 4.0])}})
+    assert Status(int(result.status)) is Status.FINISHED
+    np.testing.assert_allclose(result.factors["w"]["s"], [9.0 - 2.0, 4.0], rtol=1e-13)
+
+
 @pytest.mark.parametrize("gram", [False, True])
 def test_negative_curvature_keeps_the_factors(rng, gram):
     case = Case(rng, Span(), matrix=spd(rng) - 30.0 * np.eye(SIZE), gram=gram)

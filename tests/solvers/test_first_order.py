@@ -6,6 +6,7 @@ import pytest
 from llqr.quadratic import QuadraticModel
 from llqr.solvers import Adam, FactorProblem, GradientDescent, Status
 from llqr.structures import EKFAC, Diagonal, Kronecker, Scalar
+from llqr.structures.blocks import make_blocks
 from tests.solvers.quadratics import BACKEND, SIZE, Case, flatten, spd, vector
 
 STRUCTURES = [Scalar(), Diagonal(), Kronecker(), EKFAC()]
@@ -152,6 +153,19 @@ def test_a_rising_objective_is_stopped_and_the_best_kept(rng, solver, rate):
     assert case.objective(result.factors) <= case.objective(case.start())
     np.testing.assert_allclose(result.objective, case.objective(result.factors), rtol=1e-9)
     assert "lower the inner learning rate" in result.describe()
+
+
+def test_a_rise_within_rounding_is_no_failure_but_is_not_taken(rng):
+    """m(s) = ½ s² − s from s = 1 + e with η = 2.5: e becomes −1.5 e and m rises by 0.6 e² ≈ 1e-15."""
+    gradient = {"w": np.array([1.0])}
+    model = QuadraticModel(gradient=gradient, curvature_product=lambda v: v)
+    problem = FactorProblem(BACKEND, model, make_blocks({"w": (1,)}, Scalar()), {"input": gradient})
+    start = {"w": {"s": np.array([1.0 + 5e-8])}}
+    solver = GradientDescent(steps=1, learning_rate=2.5, momentum=0.0)
+    result = solver.solve(problem, start)
+    assert Status(int(result.status)) is Status.FINISHED and int(result.rises) == 1
+    assert float(result.objective) == float(result.objective_start)
+    np.testing.assert_array_equal(result.factors["w"]["s"], start["w"]["s"])
 
 
 def test_the_watch_can_be_told_to_report_only(rng):
