@@ -6,6 +6,7 @@ Tensors travel in one flat bucket per dtype. Without an initialised process grou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +45,29 @@ def sum_over_processes(values: Any, group: ProcessGroup | None = None) -> Any:
     if world_size(group) == 1:
         return values
     return _exchanged(values, lambda bucket: dist.all_reduce(bucket, group=group))
+
+
+@contextmanager
+def failing_together(device: torch.device, group: ProcessGroup | None = None) -> Iterator[None]:
+    """Raise in every process if the body raises in one, so that none waits for it in a sum.
+
+    Raises:
+        RuntimeError: if only other processes failed.
+    """
+    if world_size(group) == 1:
+        yield
+        return
+    failed = torch.ones((), dtype=torch.int32, device=device)
+    try:
+        yield
+        failed.zero_()
+    finally:
+        dist.all_reduce(failed, group=group)
+    if int(failed):
+        raise RuntimeError(
+            f"linearising the model failed in {int(failed)} other process(es), whose error says why; "
+            "give every process a batch that the model and loss accept"
+        )
 
 
 def from_first_process(values: Any, group: ProcessGroup | None = None) -> Any:

@@ -12,7 +12,8 @@ forth and two back, 4/3 of a gradient, and recomputes nothing. Parameters are di
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class TorchLinearisation:
     def hessian_product(self, direction: Tensors) -> Tensors:
         """Return ∂²(summed loss) v: backward through the cached gradient."""
         gradient = self._attached_gradient()
-        with self._pass.active():
+        with self._pass.active(), _second_derivative():
             return self._named(gradients(*self._along(gradient, direction, self._parameters)))
 
     def output_hessian_product(self, tangent: Tensor) -> Tensor:
@@ -102,7 +103,8 @@ class TorchLinearisation:
                 (slope,) = gradients([loss], [output], create_graph=True)
                 self._output_gradient = output, slope
             output, slope = self._output_gradient
-            (product,) = gradients([slope], [output], [tangent.to(slope.dtype)])
+            with _second_derivative():
+                (product,) = gradients([slope], [output], [tangent.to(slope.dtype)])
         return product.to(self._function.dtype)
 
     def _check_metrics(self) -> None:
@@ -136,6 +138,18 @@ class TorchLinearisation:
             name: value.detach().to(self._function.dtype)
             for name, value in zip(self._function.parameters, values, strict=True)
         }
+
+
+@contextmanager
+def _second_derivative() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        error.add_note(
+            "llqr: this curvature needs a second derivative of the loss, which some losses (CTC) and "
+            "layers lack; a Fisher, e.g. GaussNewton(metric=FramewiseCategorical()), needs none"
+        )
+        raise
 
 
 def gradients(

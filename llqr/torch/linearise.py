@@ -16,7 +16,7 @@ from llqr.backend import Tensors
 from llqr.curvature import AbstractCurvature
 from llqr.torch.backend import TorchBackend
 from llqr.torch.batches import chunks
-from llqr.torch.distributed import ProcessGroup, sum_over_processes
+from llqr.torch.distributed import ProcessGroup, failing_together, sum_over_processes
 from llqr.torch.evaluation import (
     LossFunction,
     ModelFunction,
@@ -48,21 +48,32 @@ class TorchProblem:
     ) -> None:
         self.backend = TorchBackend()
         self._function = function
-        self._chunks = list(chunks(batch, chunk_size))
+        with failing_together(function.like.device, process_group):
+            self._chunks = list(chunks(batch, chunk_size))
         self._group = process_group
         self._kept: TorchLinearisation | None = None
+        self._sound = False
 
     def sum_over_chunks(self, contribution: Callable[[Any], Any]) -> Any:
         """Return the sum of ``contribution(linearisation)`` over chunks and processes."""
+        if self._sound:
+            return sum_over_processes(self._own_sum(contribution), self._group)
+        # What is wrong with a batch, the model or the loss shows at the first pass.
+        with failing_together(self._function.like.device, self._group):
+            total = self._own_sum(contribution)
+        self._sound = True
+        return sum_over_processes(total, self._group)
+
+    def _own_sum(self, contribution: Callable[[Any], Any]) -> Any:
         if len(self._chunks) == 1:
             if self._kept is None:
                 self._kept = TorchLinearisation(self._function, self._chunks[0])
-            return sum_over_processes(contribution(self._kept), self._group)
+            return contribution(self._kept)
         total = None
         for chunk in self._chunks:
             part = contribution(TorchLinearisation(self._function, chunk))
             total = part if total is None else _add(total, part)
-        return sum_over_processes(total, self._group)
+        return total
 
     def loss_and_gradient(self, step: Tensors) -> tuple[Tensor, Tensors]:
         """Return the mean loss and its gradient at θ + step; θ itself is back afterwards."""

@@ -17,7 +17,7 @@ PROCESSES = 2
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(workers.process, (PROCESSES, str(folder)), nprocs=PROCESSES)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -37,6 +37,15 @@ def test_two_processes_equal_one(ranks, name, dtype):
     ):
         assert torch.equal(a, b)
         assert float((one - a).abs().max()) <= tolerance * max(1.0, float(one.abs().max()))
+
+
+def test_all_processes_fail_when_one_does(ranks):
+    """Otherwise the others would wait for its part of the sum until the time-out."""
+    (empty, loss), (other_empty, other_loss) = (results["failure"] for results in ranks)
+    assert other_empty.startswith("ValueError: batch must hold at least one example, got size 0")
+    assert other_loss == "KeyError: 'from the loss'"
+    assert empty.startswith("RuntimeError: linearising the model failed in 1 other process(es)")
+    assert loss == empty
 
 
 def test_without_processes_nothing_is_exchanged():

@@ -220,13 +220,11 @@ SCHEDULERS = {
     "one_cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.5, total_steps=10),
     "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=6),
     "swa": lambda o: torch.optim.swa_utils.SWALR(o, swa_lr=0.01, anneal_epochs=4),
-    "sequential": lambda o: torch.optim.lr_scheduler.SequentialLR(
-        o,
+    "chained": lambda o: torch.optim.lr_scheduler.ChainedScheduler(
         [
             torch.optim.lr_scheduler.LinearLR(o, total_iters=2),
             torch.optim.lr_scheduler.ExponentialLR(o, 0.5),
-        ],
-        milestones=[2],
+        ]
     ),
 }
 

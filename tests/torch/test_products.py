@@ -1,5 +1,8 @@
 """Products of the linearisation against dense Jacobians and Hessians by reverse-mode autodiff."""
 
+import sys
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch import nn
 import llqr.torch
 from llqr.curvature import GaussNewton, Hessian, LossHessian, quadratic_model
 from llqr.divergences import Bernoulli, Categorical, FramewiseCategorical, Gaussian
+from llqr.torch import linearisation
 from tests.torch import networks as nets
 
 NETWORKS = ("mlp", "convolution", "attention", "encoder", "recurrent", "tied")
@@ -199,6 +203,20 @@ def test_connectionist_temporal_classification():
     assert nets.relative_error(chunked, found) < 1e-12
 
 
+def test_a_loss_without_second_derivative_is_explained():
+    model = nn.Linear(2, nets.CLASSES).double()
+    batch = (torch.randn(2, 5, 2, dtype=torch.float64), torch.tensor([[1, 2], [2, 1]]))
+
+    def loss_fn(outputs, batch):
+        lengths = torch.full((len(outputs),), 5), torch.full((len(outputs),), 2)
+        return nn.functional.ctc_loss(outputs.log_softmax(-1).transpose(0, 1), batch[1], *lengths)
+
+    for curvature in (Hessian(), GaussNewton(metric=LossHessian())):
+        with pytest.raises(RuntimeError, match="not implemented") as caught:
+            product(model, batch, curvature, loss_fn=loss_fn)
+        assert "FramewiseCategorical" in caught.value.__notes__[0]
+
+
 @pytest.mark.parametrize(
     ("metric", "loss"),
     [
@@ -342,3 +360,24 @@ def test_activation_checkpoints_are_recomputed_in_inference_mode():
         expected = product(model, batch, curvature)[0]
         found = product(model, batch, curvature, outputs_fn=checkpointed)[0]
         assert nets.relative_error(found, expected) < 1e-12
+
+
+def test_one_chunk_is_alive_at_a_time_and_nothing_after_the_products(monkeypatch):
+    """Graphs hold the memory of a pass, so chunks bound it only if each dies before the next."""
+    created = []
+
+    class Watched(linearisation.TorchLinearisation):
+        def __init__(self, *arguments):
+            assert all(reference() is None for reference in created)
+            super().__init__(*arguments)
+            created.append(weakref.ref(self))
+
+    monkeypatch.setattr(sys.modules["llqr.torch.linearise"], "TorchLinearisation", Watched)
+    model, batch = nets.case("attention")
+    for curvature in (Hessian(), FISHER):
+        product(model, batch, curvature, chunk_size=2)
+        assert all(reference() is None for reference in created)
+    assert len(created) == 2 * 2 * 3  # two sums over three chunks for each curvature
+    product(model, batch, FISHER)
+    assert created[-1]() is None
+    assert len(created) == 13  # a single chunk is linearised once for all products

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+import llqr.torch
 from llqr.config import configure
 from tests.torch.training import batches, loss_fn, network, wrap
 
@@ -66,6 +67,28 @@ def run(name: str, dtype: torch.dtype, rank: int, processes: int) -> dict[str, A
     }
 
 
+def failure(rank: int) -> list[str]:
+    """Return how a fit ends whose batch is empty, or whose loss fails, in the second process only."""
+
+    def failing_loss(outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+        if rank == 1:
+            raise KeyError("from the loss")
+        return loss_fn(outputs, batch)
+
+    messages = []
+    x, y = next(batches())
+    for loss, size in ((loss_fn, 0 if rank == 1 else 16), (failing_loss, 16)):
+        model = torch.nn.parallel.DistributedDataParallel(network())
+        base = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = llqr.torch.LLQR(base, model, loss, configure(curvature="fisher"))
+        loss_fn(model(x), (x, y)).backward()
+        try:
+            optimizer.step(batch=(x[:size], y[:size]))
+        except (ValueError, KeyError, RuntimeError) as error:
+            messages.append(f"{type(error).__name__}: {error}")
+    return messages
+
+
 def process(rank: int, processes: int, folder: str) -> None:
     """Run every configuration in a gloo group, and write the results of this rank."""
     torch.set_num_threads(1)
@@ -79,11 +102,12 @@ def process(rank: int, processes: int, folder: str) -> None:
         timeout=datetime.timedelta(seconds=60),
     )
     try:
-        results = {
+        results: dict[Any, Any] = {
             (name, str(dtype)): run(name, dtype, rank, processes)
             for name in CONFIGS
             for dtype in (torch.float32, torch.float64)
         }
+        results["failure"] = failure(rank)
         torch.save(results, Path(folder) / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
