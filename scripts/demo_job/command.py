@@ -146,9 +146,9 @@ def _work(specs: Sequence[RunSpec], plan: runner.Plan, out: Path) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    except runner.Failure as failure:
+    except runner.JobError as error:
         progress.close()
-        print(f"{failure}\nsee the .log files in {out}; start again to repeat", file=sys.stderr)
+        print(f"{error}\nsee the .log files in {out}; start again to repeat", file=sys.stderr)
         return 1
     progress.close()
     return 0

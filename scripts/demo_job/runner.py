@@ -64,7 +64,7 @@ def plan(specs: Sequence[RunSpec], *, fresh: bool = False) -> Plan:
     return Plan(tuple(finished), missing, tuple(notes))
 
 
-class Failure(RuntimeError):
+class JobError(RuntimeError):
     """Some runs failed or a worker died; the text names them."""
 
 
@@ -77,7 +77,7 @@ def execute(specs: Sequence[RunSpec], progress: Progress, log_directory: Path) -
         log_directory: where the workers' error output goes, one file per framework.
 
     Raises:
-        Failure: after all workers have ended, if any run is missing.
+        JobError: after all workers have ended, if any run is missing.
     """
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     names = sorted({spec.framework for spec in specs}, reverse=True)
@@ -95,7 +95,7 @@ def execute(specs: Sequence[RunSpec], progress: Progress, log_directory: Path) -
             process.kill()
             process.wait()
     if errors:
-        raise Failure("\n".join(errors))
+        raise JobError("\n".join(errors))
 
 
 def _start(
@@ -136,7 +136,8 @@ def _follow(
 ) -> list[str]:
     """Pass messages on until all workers have ended; return what went wrong."""
     errors: list[str] = []
-    running, ended = dict.fromkeys(workers), 0
+    unfinished = {name: [s for s in specs if s.framework == name] for name in workers}
+    ended = 0
     while ended < len(workers):
         try:
             message = messages.get(timeout=0.5)
@@ -146,12 +147,13 @@ def _follow(
         name, kind = message["worker"], message["kind"]
         if kind == "end":
             ended += 1
-            if running[name] is not None:
-                status = workers[name].wait()
-                errors.append(f"the {name} worker ended with status {status} in {running[name]}")
+            if unfinished[name]:
+                status, where = workers[name].wait(), unfinished[name][0].path.stem
+                errors.append(f"the {name} worker ended with status {status} before or in {where}")
             continue
         spec = specs[message["index"]]
-        running[name] = spec.path.stem if kind in ("start", "progress") else None
+        if kind in ("done", "failed"):
+            unfinished[name].remove(spec)
         if kind == "failed":
             errors.append(f"{spec.path.stem} failed:\n{message['error']}")
         progress.handle(spec, message)

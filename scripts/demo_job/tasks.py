@@ -43,7 +43,7 @@ class LLQRSettings:
 
     structure: Literal["span", "dense"] = "span"
     update_interval: int = 20
-    interval_growth: int = 5
+    interval_growth: int = 2
     curvature_batch_size: int = 64
     ema_decay: float = 0.9
     output_metric: float = 0.01

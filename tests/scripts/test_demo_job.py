@@ -36,19 +36,24 @@ def outcomes(out: Path) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-@pytest.mark.parametrize("framework", ["torch", "jax"])
-def test_the_quick_job_runs_reports_and_then_only_reports(tmp_path, framework):
-    first = demo(tmp_path, "--quick", "--frameworks", framework)
+@pytest.mark.parametrize(
+    ("framework", "names"),
+    [("torch", ("classifier", "autoencoder", "rosenbrock")), ("jax", ("classifier", "rosenbrock"))],
+)
+def test_the_quick_job_runs_reports_and_then_only_reports(tmp_path, framework, names):
+    arguments = ("--quick", "--frameworks", framework, "--tasks", ",".join(names))
+    runs = 2 * len(names)
+    first = demo(tmp_path, *arguments)
     assert first.returncode == 0, first.stderr
-    assert len(outcomes(tmp_path)) == 6
+    assert len(outcomes(tmp_path)) == runs
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    for name in ("classifier", "autoencoder", "rosenbrock"):
-        assert name in first.stdout
-    assert "missed" not in first.stdout.split("Median over seeds")[0]
+    rows = first.stdout.split("Median over seeds")[0]
+    assert all(name in rows for name in names)
+    assert "missed" not in rows
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.jsonl")}
-    second = demo(tmp_path, "--quick", "--frameworks", framework)
+    second = demo(tmp_path, *arguments)
     assert second.returncode == 0, second.stderr
-    assert "6 of 6 runs are there already" in second.stdout
+    assert f"{runs} of {runs} runs are there already" in second.stdout
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.jsonl")}
 
 
@@ -98,6 +103,20 @@ def test_an_interrupted_job_keeps_its_runs_and_ends_as_an_undisturbed_one(tmp_pa
     assert demo(whole, *arguments).returncode == 0
     assert outcomes(broken) == outcomes(whole)
     assert not list(broken.glob("*.tmp"))
+
+
+def test_a_worker_that_cannot_start_is_reported_and_nothing_is_lost(tmp_path, monkeypatch):
+    # A module of this name that fails stands in for a broken installation.
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "torch.py").write_text("raise ImportError('torch is broken here')")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    result = demo(tmp_path / "out", *ROSENBROCK)
+    assert result.returncode == 1
+    assert "the torch worker ended with status 1" in result.stderr
+    assert "rosenbrock-torch-base-0" in result.stderr
+    assert "torch is broken here" in (tmp_path / "out" / "torch.log").read_text()
+    assert not list((tmp_path / "out").glob("*.jsonl"))
 
 
 @pytest.mark.parametrize(
