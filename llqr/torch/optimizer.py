@@ -35,11 +35,10 @@ from llqr.torch.gradients import (
 from llqr.torch.linearise import linearise
 from llqr.torch.membership import Membership, check_arguments
 from llqr.torch.passes import without_autocast
+from llqr.torch.wrapper import AbstractWrapper, Closure, replayed
 
-Closure = Callable[[], Any]
 
-
-class LLQR(Optimizer):
+class LLQR(AbstractWrapper):
     """Preconditions the gradient or the update of a base optimizer.
 
     ``param_groups``, ``state`` and ``defaults`` are the base optimizer's own, so schedulers and edits of
@@ -75,8 +74,7 @@ class LLQR(Optimizer):
         process_group: ProcessGroup | None = None,
     ) -> None:
         check_arguments(base_optimizer, model, loss_fn, config, outputs_fn, weights_fn)
-        # Optimizer.__init__ would make groups of its own; unpickling sets up all the rest of it.
-        super().__setstate__({"base_optimizer": base_optimizer})
+        super().__init__(base_optimizer)
         self.model = model
         self.loss_fn = loss_fn
         self.config = config
@@ -86,33 +84,6 @@ class LLQR(Optimizer):
         self.skipped = 0
         self._members = Membership(model, base_optimizer.param_groups, config)
         self._take(self._members.init())
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The base optimizer's very groups."""
-        return self.base_optimizer.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        self.base_optimizer.param_groups = groups
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The base optimizer's very state."""
-        return self.base_optimizer.state
-
-    @state.setter
-    def state(self, value: Any) -> None:
-        self.base_optimizer.state = value
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The base optimizer's very defaults."""
-        return self.base_optimizer.defaults
-
-    @defaults.setter
-    def defaults(self, value: dict[str, Any]) -> None:
-        self.base_optimizer.defaults = value
 
     @property
     def fit_is_due(self) -> bool:
@@ -146,7 +117,8 @@ class LLQR(Optimizer):
 
         Args:
             closure: re-evaluates the model and returns the loss, as for any torch optimizer.
-            batch: what ``outputs_fn`` and ``loss_fn`` take; needed when a fit is due, else ignored.
+            batch: what ``outputs_fn`` and ``loss_fn`` take; needed when a fit is due, else ignored. A
+                fit that is not taken into use is due again at the next step.
 
         Returns:
             What the closure returned at the initial parameters, None without one.
@@ -192,7 +164,7 @@ class LLQR(Optimizer):
                 show()
                 self.base_optimizer.step()
             else:
-                self.base_optimizer.step(_replayed(closure, loss, exchanged.restore, show))
+                self.base_optimizer.step(replayed(closure, loss, exchanged.restore, show))
         finally:
             exchanged.restore()
 
@@ -209,7 +181,7 @@ class LLQR(Optimizer):
             if closure is None:
                 self.base_optimizer.step()
             else:
-                self.base_optimizer.step(_replayed(closure, loss, _nothing, _nothing))
+                self.base_optimizer.step(replayed(closure, loss))
             old = before.values
             update = {
                 name: old[name].to(members.dtype) - parameter.to(members.dtype)
@@ -267,10 +239,6 @@ class LLQR(Optimizer):
             self._take(members.carry_over(self._members, self._state))
             self._members = members
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients, as the base optimizer does."""
-        self.base_optimizer.zero_grad(set_to_none)
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base optimizer; its parameters start with U = I until the next fit.
 
@@ -285,66 +253,22 @@ class LLQR(Optimizer):
             self.base_optimizer.param_groups.pop()
             raise
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the base optimizer's state dict with this one's under ``"llqr"``; tensors and numbers."""
+    def _packed(self) -> dict[str, Any]:
         self._follow_parameters()
-        for hook in self._optimizer_state_dict_pre_hooks.values():
-            hook(self)
         packed = state.pack(self._members.preconditioner, self._state, self.skipped)
-        result: dict[str, Any] = {**self.base_optimizer.state_dict(), state.KEY: packed}
-        for hook in self._optimizer_state_dict_post_hooks.values():
-            changed = hook(self, result)
-            result = result if changed is None else changed
-        return result
+        return {state.KEY: packed}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned, cast to the dtype and device of the parameters.
-
-        Raises:
-            ValueError: if it belongs to another configuration, naming the first difference; nothing has
-                changed then.
-        """
+    def _checked(self, state_dict: dict[str, Any]) -> Callable[[], None]:
         self._follow_parameters()
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            changed = hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
         preconditioner = self._members.preconditioner
         state.check(preconditioner, state_dict)
         loaded, skipped = state.unpack(preconditioner, state_dict, self._members.like)
-        rest = {key: value for key, value in state_dict.items() if key != state.KEY}
-        self.base_optimizer.load_state_dict(rest)
-        self._take(loaded)
-        self.skipped = skipped
-        for hook in self._optimizer_load_state_dict_post_hooks.values():
-            hook(self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what pickle and deepcopy keep: all but hooks and what schedulers patch in."""
-        return {
-            name: value
-            for name, value in self.__dict__.items()
-            if name != "step" and not name.startswith("_optimizer_")
-        }
+        def take() -> None:
+            self._take(loaded)
+            self.skipped = skipped
 
-
-def _nothing() -> None:
-    pass
-
-
-def _replayed(
-    closure: Closure, first: Any, before: Callable[[], None], after: Callable[[], None]
-) -> Closure:
-    """Return the closure with its first evaluation, already done, replayed."""
-    done = [first]
-
-    def evaluate() -> Any:
-        before()
-        with torch.enable_grad():
-            loss = done.pop() if done else closure()
-        after()
-        return loss
-
-    return evaluate
+        return take
 
 
 def _in_all_processes(
