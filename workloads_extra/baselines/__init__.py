@@ -1,0 +1,1 @@
+"""Submissions that the targets are set with."""

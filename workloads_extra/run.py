@@ -1,0 +1,55 @@
+"""Run a submission on a workload by AlgoPerf's protocol: ``python -m workloads_extra.run``.
+
+Takes the flags of AlgoPerf's ``submission_runner.py``. The extra workloads run here; official workloads, and
+everything with ``--official_runner``, are handed over to AlgoPerf's own runner, where the extra workloads are
+registered.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from workloads_extra import official
+from workloads_extra.runner.errors import RunnerError
+from workloads_extra.runner.experiment import Experiment, TrialResult
+from workloads_extra.runner.options import parse
+from workloads_extra.runner.search_space import MissingHyperparameterError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run and print one line per trial.
+
+    Args:
+        arguments: flags; those of the command line by default.
+
+    Returns:
+        Exit status: 0, or 2 for an error that the caller can set right.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = parse(arguments)
+    try:
+        if options.official_runner or official.knows(options.workload):
+            return official.run([flag for flag in arguments if "official_runner" not in flag])
+        for result in Experiment(options).run():
+            print(_line(options, result))
+    except (RunnerError, MissingHyperparameterError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _line(options: object, result: TrialResult) -> str:
+    """Summary of a trial."""
+    reached = (
+        f"target after {result.time_to_target:.2f} s and {result.steps_to_target} steps"
+        if result.time_to_target is not None
+        else "target not reached"
+    )
+    return (
+        f"{options.workload} {options.framework} trial {result.trial}: {reached}; "
+        f"best {result.best_validation}; stopped by {result.stopped_by} after "
+        f"{result.submission_time:.2f} s and {result.global_step} steps"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
