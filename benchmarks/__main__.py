@@ -21,7 +21,7 @@ from benchmarks import refresh
 from benchmarks.cases import BATCH
 
 PARTS = ("cost", "memory", "solvers")
-MEMORY_BATCH = {"transformer": 512, "resnet18": 32}
+MEMORY_BATCH = {"transformer": 512, "resnet18": 16}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -54,7 +54,7 @@ def measure(part: str, options: argparse.Namespace) -> Iterable[list[dict[str, A
                 )
             else:
                 size = MEMORY_BATCH[network]
-                chunks = (None, size // 4, size // 16)
+                chunks = (None, size // 4)
                 yield refresh.memory(framework, network, size, chunks, options.device)
 
 

@@ -80,23 +80,21 @@ def memory(
     framework: str, network: str, batch: int, chunks: tuple[int | None, ...], device: str
 ) -> list[dict[str, Any]]:
     """Return peak memory of a gradient and of a refresh (diagonal), each in a fresh process."""
+    gradient = _peak(framework, network, batch, "gradient", "fisher", None, device)
     rows = []
     for curvature in CURVATURES:
         for chunk in chunks:
-            measured = {
-                what: _peak(framework, network, batch, what, curvature, chunk, device)
-                for what in ("gradient", "refresh")
-            }
+            refresh = _peak(framework, network, batch, "refresh", curvature, chunk, device)
             rows.append(
                 {
                     "framework": framework,
                     "network": network,
                     "batch": batch,
                     "curvature": curvature,
-                    "chunk": chunk or "-",
-                    "gradient_mib": measured["gradient"] / 2**20,
-                    "refresh_mib": measured["refresh"] / 2**20,
-                    "ratio": measured["refresh"] / measured["gradient"],
+                    "chunk": chunk or "all",
+                    "gradient_mib": gradient / 2**20,
+                    "refresh_mib": refresh / 2**20,
+                    "ratio": refresh / gradient,
                 }
             )
     return rows
@@ -114,7 +112,7 @@ def _peak(
     program = (
         "from benchmarks.cases import make_case; from benchmarks.refresh import momentum; "
         f"case = make_case({framework!r}, {network!r}, {batch}, {device!r}); "
-        f"print(case.peak_bytes({what!r}, momentum({curvature!r}, 'diagonal', 3, chunk_size={chunk})))"
+        f"print(case.peak_bytes({what!r}, momentum({curvature!r}, 'diagonal', 1, chunk_size={chunk})))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
