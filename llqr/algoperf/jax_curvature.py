@@ -1,0 +1,69 @@
+"""A JAX workload as LLQR's outputs, loss and weights functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from llqr.algoperf.curvature_batches import BATCH, PADDINGS, WEIGHTS
+from llqr.algoperf.likelihoods import Likelihood, specification, weights_from_slopes
+
+
+@dataclass(frozen=True, kw_only=True)
+class JaxObjective:
+    """The network in inference mode and its training loss, on pieces of a curvature batch.
+
+    Attributes:
+        workload: model and loss.
+        model_state: running statistics, passed through.
+        whole: entries of the batch that are not cut.
+        label_smoothing: as in training.
+    """
+
+    workload: Any
+    model_state: Any = None
+    whole: Mapping[str, Any] = field(default_factory=dict)
+    label_smoothing: float = 0.0
+
+    def outputs(self, params: Any, piece: Mapping[str, Any]) -> Array:
+        """Return the logits: no dropout, running batch statistics."""
+        outputs, _ = self.workload.model_fn(
+            params,
+            {**piece[BATCH], **self.whole},
+            self.model_state,
+            specification(self.workload).ForwardPassMode.EVAL,
+            # Nothing is drawn in inference mode, but some modules want a key to be there.
+            jax.random.PRNGKey(0),
+            update_batch_norm=False,
+            dropout_rate=0.0,
+        )
+        return outputs[0] if isinstance(outputs, tuple) else outputs
+
+    def loss(self, outputs: Array, piece: Mapping[str, Any]) -> tuple[Array, Array]:
+        """Return the summed loss and the number it is divided by."""
+        loss = self.workload.loss_fn(
+            label_batch=piece[BATCH]["targets"],
+            logits_batch=(outputs, piece[PADDINGS]) if PADDINGS in piece else outputs,
+            mask_batch=piece[BATCH].get("weights"),
+            label_smoothing=self.label_smoothing,
+        )
+        return loss["summed"], jnp.asarray(loss["n_valid_examples"], outputs.dtype)
+
+    def weights(self, piece: Mapping[str, Any]) -> Array | None:
+        """Return the weights of the loss's events."""
+        return piece.get(WEIGHTS)
+
+    def probe(self, likelihood: Likelihood, outputs: Array, batch: Mapping[str, Any]) -> Array:
+        """Return the weight of every output number in the summed loss, of the shape of ``outputs``."""
+
+        def slope(value: float) -> Array:
+            point = jnp.full_like(outputs, value)
+            return jax.grad(lambda logits: self.loss(logits, {BATCH: batch})[0])(point)
+
+        return weights_from_slopes(likelihood.probe, slope, lambda x: 1.0 / (1.0 + math.exp(-x)))

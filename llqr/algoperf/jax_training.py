@@ -1,0 +1,263 @@
+"""One training step in JAX, and a submission made of it.
+
+The step is compiled once, refreshes included: parameters and states are replicated over all devices, the
+batch is split along its leading axis, and old parameters and states are donated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from llqr.algoperf.batch_sizes import batch_size
+from llqr.algoperf.curvature_batches import CurvatureBatch, curvature_batch
+from llqr.algoperf.grouping import too_large
+from llqr.algoperf.jax_curvature import JaxObjective
+from llqr.algoperf.likelihoods import specification
+from llqr.algoperf.recipes import Recipe
+from llqr.jax import llqr, named_leaves
+from llqr.jax.state import find_states
+
+RecipeOf = Callable[[Any, Any], Recipe]
+"""(workload, hyperparameters) ↦ recipe."""
+
+PRECONDITIONED, LEFT = "preconditioned", "left to the base optimizer"
+LOG_INTERVAL = 100
+
+
+class JaxTrainer:
+    """Everything about a run that does not change.
+
+    Args:
+        workload: model, loss, loss type and step hint.
+        recipe: settings.
+        params: the parameters, for their names and shapes.
+    """
+
+    def __init__(self, workload: Any, recipe: Recipe, params: Any) -> None:
+        self.workload, self.recipe = workload, recipe
+        self._modes = specification(workload).ForwardPassMode
+        shapes = {name: tuple(leaf.shape) for name, leaf in named_leaves(params).items()}
+        self._left = too_large(shapes)
+        self._names = [name for name in shapes if name not in self._left]
+        self._shards = jax.device_count()
+        mesh = Mesh(jax.devices(), ("batch",))
+        replicated = NamedSharding(mesh, PartitionSpec())
+        split = NamedSharding(mesh, PartitionSpec("batch"))
+        self._place = lambda tree: jax.device_put(tree, replicated)
+        self._compiled = jax.jit(
+            self._step,
+            donate_argnums=(0, 1, 2),
+            in_shardings=(replicated, replicated, replicated, split, replicated),
+            out_shardings=replicated,
+        )
+
+    def init(self, params: Any) -> Any:
+        """Return the optimizer's state."""
+        nothing = JaxObjective(workload=self.workload)
+        return self._place(self._transformation(params, nothing, None).init(params))
+
+    def step(
+        self, state: Any, params: Any, model_state: Any, batch: Any, rng: Any
+    ) -> tuple[Any, Any, Any, dict[str, Any]]:
+        """Return the new optimizer state, parameters, model state and what is worth logging."""
+        state, params, model_state = _without_device_axis((state, params, model_state))
+        return self._compiled(state, params, model_state, batch, rng)
+
+    def _step(
+        self, state: Any, params: Any, model_state: Any, batch: Any, rng: Any
+    ) -> tuple[Any, Any, Any, dict[str, Any]]:
+        loss, gradient, model_state, outputs = self._gradient(params, model_state, batch, rng)
+        norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient)))
+        if self.recipe.gradient_clip is not None:
+            share = jnp.minimum(1.0, self.recipe.gradient_clip / jnp.maximum(norm, 1e-16))
+            gradient = jax.tree.map(lambda leaf: leaf * share, gradient)
+        objective, chosen = self._curvature(model_state, batch, outputs)
+        updates, state = self._transformation(params, objective, chosen).update(
+            gradient, state, params, batch=chosen.cut, full_params=params
+        )
+        counters = find_states(state)[0].preconditioner
+        metrics = {
+            "loss": loss,
+            "grad_norm": norm,
+            "refreshes": counters.fits,
+            "rejected_refreshes": counters.rejected,
+        }
+        return state, optax.apply_updates(params, updates), model_state, metrics
+
+    def _gradient(self, params: Any, model_state: Any, batch: Any, rng: Any) -> tuple:
+        """Return the mean training loss, its gradient, the new model state and the outputs."""
+        recipe = self.recipe
+        dropout = {} if recipe.dropout_rate is None else {"dropout_rate": recipe.dropout_rate}
+
+        def summed_loss(values: Any) -> tuple[Any, Any]:
+            outputs, new_state = self.workload.model_fn(
+                values,
+                batch,
+                model_state,
+                self._modes.TRAIN,
+                rng,
+                update_batch_norm=True,
+                **dropout,
+            )
+            loss = self.workload.loss_fn(
+                label_batch=batch["targets"],
+                logits_batch=outputs,
+                mask_batch=batch.get("weights"),
+                label_smoothing=recipe.label_smoothing,
+            )
+            return loss["summed"], (loss["n_valid_examples"], new_state, outputs)
+
+        differentiated = jax.value_and_grad(summed_loss, has_aux=True)
+        (total, (count, new_state, outputs)), gradient = differentiated(params)
+        gradient = jax.tree.map(lambda leaf: leaf / count, gradient)
+        return total / count, gradient, new_state, jax.lax.stop_gradient(outputs)
+
+    def _curvature(
+        self, model_state: Any, batch: Any, outputs: Any
+    ) -> tuple[JaxObjective, CurvatureBatch]:
+        def objective(whole: dict[str, Any]) -> JaxObjective:
+            return JaxObjective(
+                workload=self.workload,
+                model_state=model_state,
+                whole=whole,
+                label_smoothing=self.recipe.label_smoothing,
+            )
+
+        chosen = curvature_batch(
+            batch,
+            outputs,
+            loss_type=self.workload.loss_type,
+            products=self.recipe.products(self._names),
+            probe=lambda likelihood: objective({}).probe(likelihood, outputs, batch),
+            shards=self._shards,
+        )
+        return objective(chosen.whole), chosen
+
+    def _transformation(
+        self, params: Any, objective: JaxObjective, chosen: CurvatureBatch | None
+    ) -> optax.GradientTransformationExtraArgs:
+        """Return u = −η (U a + w θ), for one step's curvature batch; None only to make a state."""
+        recipe = self.recipe
+        known = (None, None) if chosen is None else (chosen.likelihood.metric, chosen.plan)
+        base = optax.chain(
+            optax.scale_by_adam(recipe.beta1, recipe.beta2, recipe.epsilon),
+            optax.scale(-recipe.base_step),
+        )
+        direction = llqr(
+            base,
+            outputs_fn=objective.outputs,
+            loss_fn=objective.loss,
+            weights_fn=objective.weights,
+            config=recipe.config(self._names, *known),
+        )
+        if self._left:
+            direction = optax.multi_transform(
+                {PRECONDITIONED: direction, LEFT: base}, self._labels(params)
+            )
+        schedule = recipe.schedule
+        return optax.chain(
+            direction,
+            optax.add_decayed_weights(-recipe.weight_decay),
+            optax.scale_by_schedule(lambda step: 1.0 if schedule is None else schedule(step, jnp)),
+        )
+
+    def _labels(self, params: Any) -> Any:
+        labels = [LEFT if name in self._left else PRECONDITIONED for name in named_leaves(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), labels)
+
+
+def _without_device_axis(trees: Any) -> Any:
+    """Return states as they are, or without the leading device axis that restored checkpoints have.
+
+    AlgoPerf restores with ``flax.jax_utils.replicate``, which stacks one copy per device.
+    """
+    scales = [leaf for leaf in jax.tree.leaves(trees[0]) if jnp.issubdtype(leaf.dtype, jnp.integer)]
+    # Every counter of an optimizer state is 0-d.
+    if all(leaf.ndim == 0 for leaf in scales):
+        return trees
+    return jax.tree.map(lambda leaf: leaf[0], trees)
+
+
+class JaxSubmission:
+    """AlgoPerf's submission functions.
+
+    Args:
+        recipe: (workload, hyperparameters) ↦ settings.
+    """
+
+    def __init__(self, recipe: RecipeOf) -> None:
+        self._recipe = recipe
+
+    def get_batch_size(self, workload_name: str) -> int:
+        """Return the global batch size."""
+        return batch_size(workload_name)
+
+    def init_optimizer_state(
+        self, workload: Any, model_params: Any, model_state: Any, hyperparameters: Any, rng: Any
+    ) -> tuple[Any, JaxTrainer]:
+        """Return (state, trainer): AlgoPerf saves the first and keeps the second."""
+        trainer = JaxTrainer(workload, self._recipe(workload, hyperparameters), model_params)
+        return trainer.init(model_params), trainer
+
+    def update_params(
+        self,
+        workload: Any,
+        current_param_container: Any,
+        current_params_types: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        batch: Any,
+        loss_type: Any,
+        optimizer_state: tuple[Any, JaxTrainer],
+        eval_results: Any,
+        global_step: int,
+        rng: Any,
+        train_state: Any = None,
+    ) -> tuple[Any, Any, Any]:
+        """Take one step."""
+        state, trainer = optimizer_state
+        state, params, model_state, metrics = trainer.step(
+            state, current_param_container, model_state, batch, rng
+        )
+        logger = getattr(workload, "metrics_logger", None)
+        if logger is not None and global_step % LOG_INTERVAL == 0:
+            logger.append_scalar_metrics(
+                {name: value.item() for name, value in metrics.items()}, global_step
+            )
+        return (state, trainer), params, model_state
+
+    def prepare_for_eval(
+        self,
+        workload: Any,
+        current_param_container: Any,
+        current_params_types: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        loss_type: Any,
+        optimizer_state: tuple[Any, JaxTrainer],
+        eval_results: Any,
+        global_step: int,
+        rng: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Return everything as it is: parameters are evaluated as they are trained."""
+        return optimizer_state, current_param_container, model_state
+
+    def data_selection(
+        self,
+        workload: Any,
+        input_queue: Iterator[Any],
+        optimizer_state: tuple[Any, JaxTrainer],
+        current_param_container: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        global_step: int,
+        rng: Any,
+    ) -> Any:
+        """Return the next batch."""
+        return next(input_queue)

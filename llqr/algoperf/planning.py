@@ -1,0 +1,93 @@
+"""Curvature batch, chunks, kind of Gram matrix and refresh interval, from shapes alone.
+
+A plan keeps a refresh beside a training step inside a 16 GB accelerator and its cost below a share of the
+training steps between two refreshes, whatever the workload:
+
+* a refresh linearises at most a quarter of a device's examples at a time (a small batch: all of them), so its
+  activations with a few tangents stay below those of the training step;
+* a Gram matrix from forward products stores every direction's tangent of the outputs; where that is
+  too much, each direction takes a backward product as well and stores none;
+* the interval follows from the operation count: a forward product is 2/3 of a gradient, forward and
+  backward 4/3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+
+GRAM_BYTES = 2**30
+"""Limit on the stored tangents of a Gram matrix, per device."""
+SMALL_BATCH_BYTES = 2**24
+"""Inputs and outputs of a device below this need no chunks."""
+SHARE = 16
+"""One in so many examples is a curvature example."""
+MIN_EVENTS = 256
+"""The curvature batch holds at least so many events where the batch does."""
+FORWARD, FORWARD_BACKWARD = 2 / 3, 4 / 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a refresh is computed.
+
+    Attributes:
+        examples: examples of the curvature batch, over all shards.
+        chunk_size: examples linearised at a time over all shards, None for all.
+        store_tangents: build Gram matrices from stored forward products.
+        cost: gradients of the whole batch that a refresh costs.
+    """
+
+    examples: int
+    chunk_size: int | None
+    store_tangents: bool
+    cost: float
+
+    def interval(self, share: float, shortest: int, longest: int) -> int:
+        """Return steps between refreshes such that they take ``share`` of the gradients."""
+        return min(max(ceil(self.cost / share), shortest), longest)
+
+
+def make_plan(
+    *,
+    examples: int,
+    output_shape: tuple[int, ...],
+    event_axes: int,
+    example_bytes: int,
+    products: int,
+    sliceable: bool = True,
+    shards: int = 1,
+) -> Plan:
+    """Choose how a refresh is computed.
+
+    Args:
+        examples: examples of the training batch, a multiple of ``shards``.
+        output_shape: shape of the network's output for the whole batch.
+        event_axes: trailing axes of the output that make up one event.
+        example_bytes: bytes of one example's inputs and targets.
+        products: curvature products of a refresh.
+        sliceable: can examples be taken from the batch.
+        shards: devices the batch is split over.
+
+    Returns:
+        The plan.
+    """
+    numbers = ceil(prod(output_shape) / examples)
+    events = max(prod(output_shape[1 : len(output_shape) - event_axes]), 1)
+    kept, chunk = examples, None
+    if sliceable:
+        wanted = max(examples / SHARE, MIN_EVENTS / events)
+        kept = min(ceil(wanted / shards) * shards, examples)
+        local = examples // shards
+        if local * (example_bytes + 4 * numbers) > SMALL_BATCH_BYTES:
+            largest = max(local // 4, 1) * shards
+            chunk = largest if largest < kept else None
+    stored = 2 * 4 * numbers * (chunk or kept) // shards * products
+    store = stored <= GRAM_BYTES
+    per_product = FORWARD if store else FORWARD_BACKWARD
+    return Plan(
+        examples=kept,
+        chunk_size=chunk,
+        store_tangents=store,
+        cost=products * per_product * kept / examples,
+    )

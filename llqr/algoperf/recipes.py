@@ -1,0 +1,219 @@
+"""The settings of a submission, and how they become a configuration once shapes are known.
+
+A step is θ ← θ − η_t (U a + w θ): a is Adam's direction, U the preconditioner, w the decoupled weight decay
+and η_t the schedule. The two rulesets differ in what sets the length:
+
+* external tuning: warm-up and cosine from the workload's step hint times a tuned peak; U keeps the norm
+  of a per parameter (grafting), or, for the structure ``"span"``, solves for it, and the peak is a factor
+  near 1;
+* self-tuning: U solves for the length of Adam's direction and of the raw gradient in every group of
+  parameters, and η_t = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import pi
+from types import ModuleType
+from typing import Any
+
+from llqr._checks import check_fraction, check_not_negative, check_positive_int
+from llqr.algoperf.curvatures import fisher
+from llqr.algoperf.grouping import step_sizes
+from llqr.algoperf.planning import Plan
+from llqr.backend import Array
+from llqr.config import LLQRConfig, check_known, configure
+from llqr.metrics import AbstractMetric
+from llqr.structures.blocks import StructureChoice
+
+DIRECTIONS = ("update", "gradient")
+MAX_GROUPS = 32
+"""Groups of parameters with step sizes of their own; each has one per direction."""
+FALLBACK_STEP = 1e-3
+"""Length of Adam's direction until a first fit is taken into use, and for tensors too large to be in one."""
+STRUCTURES = ("span", "diagonal", "kronecker", "ekfac")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """η_t: linear warm-up to a peak, then a cosine to zero.
+
+    Attributes:
+        peak: η at the end of the warm-up.
+        warmup_steps: steps of the warm-up.
+        total_steps: step at which η reaches zero.
+    """
+
+    peak: float
+    warmup_steps: int
+    total_steps: int
+
+    def __call__(self, step: Any, numpy: ModuleType) -> Array:
+        """Return η at a step ≥ 0; ``numpy`` is NumPy or ``jax.numpy``."""
+        rising = (step + 1) / max(self.warmup_steps, 1)
+        span = max(self.total_steps - self.warmup_steps, 1)
+        position = numpy.clip((step - self.warmup_steps) / span, 0.0, 1.0)
+        falling = 0.5 * (1.0 + numpy.cos(pi * position))
+        return self.peak * numpy.where(step < self.warmup_steps, rising, falling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings of one training run.
+
+    Attributes:
+        schedule: η_t, None for 1.
+        base_step: length of Adam's direction before U.
+        beta1: Adam's decay of the mean.
+        beta2: Adam's decay of the mean square.
+        epsilon: Adam's ε.
+        weight_decay: decoupled decay w, in units of η_t.
+        label_smoothing: passed to the workload's loss.
+        dropout_rate: passed to the workload's model, None for its default.
+        gradient_clip: largest norm of the training gradient, None for none.
+        structure: a name of :data:`STRUCTURES`.
+        update_interval: steps between refreshes, None to derive them from their cost.
+        refresh_share: share of the gradients that refreshes may take, if the interval is derived.
+        ema_decay: β of the average over fits.
+        output_metric: ε of C = Jᵀ(F + εI)J.
+        inner_steps: steps of conjugate gradient, for structures other than the span.
+    """
+
+    schedule: Schedule | None = None
+    base_step: float = FALLBACK_STEP
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    dropout_rate: float | None = None
+    gradient_clip: float | None = None
+    structure: str = "span"
+    update_interval: int | None = None
+    refresh_share: float = 0.25
+    ema_decay: float = 0.9
+    output_metric: float = 0.01
+    inner_steps: int = 10
+
+    def __post_init__(self) -> None:
+        """Validate the settings that nothing else validates."""
+        check_known("structure", self.structure, STRUCTURES)
+        if self.update_interval is not None:
+            check_positive_int("update_interval", self.update_interval)
+        for name in ("beta1", "beta2", "label_smoothing", "ema_decay"):
+            check_fraction(name, getattr(self, name), 0.9)
+        for name in ("base_step", "weight_decay", "output_metric", "refresh_share"):
+            check_not_negative(name, getattr(self, name), 0.01)
+
+    @property
+    def is_span(self) -> bool:
+        """Does U solve for lengths, rather than keep those of Adam's direction."""
+        return self.structure == "span"
+
+    def settings(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the settings of :func:`llqr.config.configure` that depend on parameter names alone."""
+        if not self.is_span:
+            return {
+                "structure": self.structure,
+                "inner_solver": "conjugate_gradient",
+                "solver_options": {"steps": self.inner_steps},
+                "grafting": "norm",
+            }
+        structure: StructureChoice = step_sizes(names, directions=DIRECTIONS, max_groups=MAX_GROUPS)
+        return {
+            "structure": structure,
+            "inner_solver": "direct",
+            "solver_options": {"relative_ridge": 1.0},
+        }
+
+    def products(self, names: Iterable[str]) -> int:
+        """Return the curvature products of one refresh of the factors of these parameters."""
+        if not self.is_span:
+            return 2 * self.inner_steps
+        names = list(names)
+        structure = self.settings(names)["structure"]
+        return len({structure.owner(name) for name in names}) * len(DIRECTIONS)
+
+    def config(
+        self, names: Iterable[str], metric: AbstractMetric | None = None, plan: Plan | None = None
+    ) -> LLQRConfig:
+        """Return the configuration.
+
+        Args:
+            names: parameter names.
+            metric: Fisher of the outputs; None before shapes are known (any will do for a first state).
+            plan: how a refresh is computed; None likewise.
+        """
+        names = list(names)
+        interval = self.update_interval
+        if interval is None:
+            interval = 20 if plan is None else plan.interval(self.refresh_share, 20, 100)
+        curvature = (
+            "fisher"
+            if metric is None
+            else fisher(metric, self.output_metric, plan is None or plan.store_tangents)
+        )
+        return configure(
+            **self.settings(names),
+            curvature=curvature,
+            apply_to="update",
+            update_interval=interval,
+            ema_decay=self.ema_decay,
+            ema_debias=True,
+            chunk_size=None if plan is None else plan.chunk_size,
+        )
+
+
+def self_tuning(workload: Any, hyperparameters: Any = None) -> Recipe:
+    """Return the recipe without hyperparameters; both arguments are ignored."""
+    return Recipe()
+
+
+_FIELDS = (
+    "learning_rate",
+    "one_minus_beta1",
+    "beta2",
+    "weight_decay",
+    "warmup_factor",
+    "label_smoothing",
+    "dropout_rate",
+    "structure",
+    "update_interval",
+)
+
+
+def external_tuning(workload: Any, hyperparameters: Any) -> Recipe:
+    """Return the recipe of one point of the search space.
+
+    Args:
+        workload: for its ``step_hint``.
+        hyperparameters: record with the fields of ``tuning_search_spaces/llqr.json``.
+
+    Raises:
+        ValueError: if a field is missing or out of range.
+    """
+    missing = [name for name in _FIELDS if not hasattr(hyperparameters, name)]
+    if missing:
+        raise ValueError(
+            f"hyperparameters must have the fields {', '.join(_FIELDS)}, got none named "
+            f"{', '.join(missing)}; add them to tuning_search_space.json"
+        )
+    steps = int(workload.step_hint)
+    values = {name: getattr(hyperparameters, name) for name in _FIELDS}
+    return Recipe(
+        schedule=Schedule(
+            peak=values["learning_rate"],
+            warmup_steps=int(values["warmup_factor"] * steps),
+            total_steps=steps,
+        ),
+        base_step=FALLBACK_STEP if values["structure"] == "span" else 1.0,
+        beta1=1.0 - values["one_minus_beta1"],
+        beta2=values["beta2"],
+        weight_decay=values["weight_decay"],
+        label_smoothing=values["label_smoothing"],
+        dropout_rate=values["dropout_rate"],
+        gradient_clip=getattr(hyperparameters, "grad_clip", None),
+        structure=values["structure"],
+        update_interval=values["update_interval"],
+    )

@@ -1,0 +1,250 @@
+"""One training step in PyTorch, and a submission made of it.
+
+Runs in one process, or in the processes of a data-parallel run (``torchrun`` and DistributedDataParallel),
+each with its share of every batch; factors are the same in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed.nn
+from torch import Tensor, nn
+
+from llqr.algoperf.batch_sizes import batch_size
+from llqr.algoperf.curvature_batches import CurvatureBatch, curvature_batch
+from llqr.algoperf.grouping import too_large
+from llqr.algoperf.likelihoods import Likelihood, specification
+from llqr.algoperf.recipes import Recipe
+from llqr.algoperf.torch_curvature import WHOLE, TorchObjective, Whole
+from llqr.torch import LLQR
+from llqr.torch.distributed import world_size
+from llqr.torch.passes import named_parameters
+
+RecipeOf = Callable[[Any, Any], Recipe]
+"""(workload, hyperparameters) ↦ recipe."""
+
+LOG_INTERVAL = 100
+
+
+class TorchTrainer:
+    """The optimizers of a run and its step counter.
+
+    Args:
+        workload: model, loss, loss type and step hint.
+        recipe: settings.
+        model: the model, wrapped or not.
+    """
+
+    def __init__(self, workload: Any, recipe: Recipe, model: nn.Module) -> None:
+        self.workload, self.recipe = workload, recipe
+        self._modes = specification(workload).ForwardPassMode
+        self._objective = TorchObjective(workload=workload, label_smoothing=recipe.label_smoothing)
+        named = {k: v for k, v in named_parameters(model).items() if v.requires_grad}
+        left = too_large({name: tuple(value.shape) for name, value in named.items()})
+        self._names = [name for name in named if name not in left]
+        self._parameters = list(named.values())
+        config = recipe.config(self._names)
+        self._interval = config.update_interval
+        self.optimizer = LLQR(
+            self._adam([named[name] for name in self._names]),
+            model,
+            self._objective.loss,
+            # The interval is known once a batch has been seen, before the first fit asks for it.
+            replace(config, update_interval=lambda step: self._interval),
+            outputs_fn=self._objective.outputs,
+            weights_fn=self._objective.weights,
+        )
+        self.left = self._adam([named[name] for name in sorted(left)]) if left else None
+        self.steps = 0
+
+    def step(
+        self, model: nn.Module, model_state: Any, batch: Mapping[str, Any], rng: Any
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Take one step; return the new model state, and loss and gradient norm."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss, outputs, model_state = self._loss(model, model_state, batch, rng)
+        loss.backward()
+        limit = self.recipe.gradient_clip
+        with_gradient = [value for value in self._parameters if value.grad is not None]
+        norm = nn.utils.clip_grad_norm_(with_gradient, float("inf") if limit is None else limit)
+        self._update(self._curvature(batch, outputs) if self.optimizer.fit_is_due else None)
+        self.steps += 1
+        return model_state, {"loss": loss.detach(), "grad_norm": norm}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizers' states and the counter."""
+        left = None if self.left is None else self.left.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "left": left, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.left is not None:
+            self.left.load_state_dict(state["left"])
+        self.steps = state["steps"]
+
+    def _adam(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        recipe = self.recipe
+        return torch.optim.Adam(
+            parameters,
+            lr=recipe.base_step,
+            betas=(recipe.beta1, recipe.beta2),
+            eps=recipe.epsilon,
+        )
+
+    def _loss(
+        self, model: nn.Module, model_state: Any, batch: Mapping[str, Any], rng: Any
+    ) -> tuple[Tensor, Any, Any]:
+        """Return the mean training loss over all processes, the detached outputs and the model state."""
+        recipe = self.recipe
+        dropout = {} if recipe.dropout_rate is None else {"dropout_rate": recipe.dropout_rate}
+        model.train()
+        outputs, model_state = self.workload.model_fn(
+            params=model,
+            augmented_and_preprocessed_input_batch=batch,
+            model_state=model_state,
+            mode=self._modes.TRAIN,
+            rng=rng,
+            update_batch_norm=True,
+            **dropout,
+        )
+        loss = self.workload.loss_fn(
+            label_batch=batch["targets"],
+            logits_batch=outputs,
+            mask_batch=batch.get("weights"),
+            label_smoothing=recipe.label_smoothing,
+        )
+        total, count = loss["summed"], loss["n_valid_examples"]
+        count = torch.as_tensor(count, dtype=total.dtype, device=total.device).detach()
+        if world_size() > 1:
+            # The sum's gradient reaches every process, and the wrapper averages over processes.
+            total = torch.distributed.nn.all_reduce(total)
+            torch.distributed.all_reduce(count)
+        return total / count, _detached(outputs), model_state
+
+    def _curvature(self, batch: Mapping[str, Any], outputs: Any) -> CurvatureBatch:
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+
+        def probe(likelihood: Likelihood) -> Tensor:
+            return self._objective.probe(likelihood, logits, batch)
+
+        return curvature_batch(
+            batch,
+            outputs,
+            loss_type=self.workload.loss_type,
+            products=self.recipe.products(self._names),
+            probe=probe,
+        )
+
+    @torch.no_grad()
+    def _update(self, chosen: CurvatureBatch | None) -> None:
+        """θ ← θ − η (U a + w θ), after a refresh if there is a curvature batch."""
+        piece = None
+        if chosen is not None:
+            config = self.recipe.config(self._names, chosen.likelihood.metric, chosen.plan)
+            # What depends on shapes is read at every fit; structures stay as they were.
+            self.optimizer.config = config
+            self._interval = config.update_interval
+            piece = {**chosen.cut, WHOLE: Whole(chosen.whole)}
+        schedule, decay = self.recipe.schedule, self.recipe.weight_decay
+        rate = 1.0 if schedule is None else float(schedule(self.steps, np))
+        moves = rate != 1.0 or decay != 0.0
+        old = [value.detach().clone() for value in self._parameters] if moves else []
+        self.optimizer.step(batch=piece)
+        if self.left is not None:
+            self.left.step()
+        if moves:
+            torch._foreach_lerp_(self._parameters, old, 1.0 - rate)
+            torch._foreach_add_(self._parameters, old, alpha=-rate * decay)
+
+
+def _detached(outputs: Any) -> Any:
+    if isinstance(outputs, tuple):
+        return tuple(_detached(value) for value in outputs)
+    return outputs.detach()
+
+
+class TorchSubmission:
+    """AlgoPerf's submission functions.
+
+    Args:
+        recipe: (workload, hyperparameters) ↦ settings.
+    """
+
+    def __init__(self, recipe: RecipeOf) -> None:
+        self._recipe = recipe
+
+    def get_batch_size(self, workload_name: str) -> int:
+        """Return the global batch size."""
+        return batch_size(workload_name)
+
+    def init_optimizer_state(
+        self, workload: Any, model_params: Any, model_state: Any, hyperparameters: Any, rng: Any
+    ) -> dict[str, TorchTrainer]:
+        """Return the trainer, which saves and loads itself as an optimizer does."""
+        recipe = self._recipe(workload, hyperparameters)
+        return {"llqr": TorchTrainer(workload, recipe, model_params)}
+
+    def update_params(
+        self,
+        workload: Any,
+        current_param_container: Any,
+        current_params_types: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        batch: Any,
+        loss_type: Any,
+        optimizer_state: dict[str, TorchTrainer],
+        eval_results: Any,
+        global_step: int,
+        rng: Any,
+        train_state: Any = None,
+    ) -> tuple[Any, Any, Any]:
+        """Take one step."""
+        trainer = optimizer_state["llqr"]
+        model_state, metrics = trainer.step(current_param_container, model_state, batch, rng)
+        logger = getattr(workload, "metrics_logger", None)
+        if logger is not None and global_step % LOG_INTERVAL == 0:
+            counters = trainer.optimizer.counters()
+            numbers = {name: value.item() for name, value in metrics.items()} | {
+                "refreshes": counters["fits"],
+                "rejected_refreshes": counters["rejected"],
+            }
+            logger.append_scalar_metrics(numbers, global_step)
+        return optimizer_state, current_param_container, model_state
+
+    def prepare_for_eval(
+        self,
+        workload: Any,
+        current_param_container: Any,
+        current_params_types: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        loss_type: Any,
+        optimizer_state: dict[str, TorchTrainer],
+        eval_results: Any,
+        global_step: int,
+        rng: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Return everything as it is: parameters are evaluated as they are trained."""
+        return optimizer_state, current_param_container, model_state
+
+    def data_selection(
+        self,
+        workload: Any,
+        input_queue: Iterator[Any],
+        optimizer_state: dict[str, TorchTrainer],
+        current_param_container: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        global_step: int,
+        rng: Any,
+    ) -> Any:
+        """Return the next batch."""
+        return next(input_queue)

@@ -1,0 +1,18 @@
+"""AlgoPerf submission: LLQR in JAX, external tuning ruleset: AdamW preconditioned by LLQR."""
+
+import sys
+from pathlib import Path
+
+# A packaged submission carries the library beside this file.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from llqr.algoperf.jax_training import JaxSubmission
+from llqr.algoperf.recipes import external_tuning
+
+_submission = JaxSubmission(external_tuning)
+
+get_batch_size = _submission.get_batch_size
+init_optimizer_state = _submission.init_optimizer_state
+update_params = _submission.update_params
+prepare_for_eval = _submission.prepare_for_eval
+data_selection = _submission.data_selection

@@ -1,0 +1,177 @@
+"""Submission functions on tiny workloads: both rulesets, both frameworks, every kind of loss."""
+
+import importlib.util
+import json
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from llqr.algoperf.torch_training import TorchTrainer
+from llqr.jax.state import find_states
+from tests.submissions import tiny
+
+ROOT = Path(__file__).parents[2]
+SPACE = json.loads((ROOT / "tuning_search_spaces/llqr.json").read_text())
+SUBMISSIONS = [
+    (ruleset, framework)
+    for ruleset in ("self_tuning", "external_tuning")
+    for framework in ("jax", "pytorch")
+]
+
+
+def load(ruleset, framework):
+    path = ROOT / "submissions" / ruleset / f"llqr_{framework}" / "submission.py"
+    spec = importlib.util.spec_from_file_location(f"submission_{ruleset}_{framework}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(ruleset, framework, kind, steps, *, point=2, examples=16, **changes):
+    """Return losses, final parameters as NumPy in JAX's layout, and the optimizer state."""
+    submission = load(ruleset, framework)
+    workload = (tiny.JaxTiny if framework == "jax" else tiny.TorchTiny)(kind)
+    hyperparameters = types.SimpleNamespace(**(SPACE[point] | {"dropout_rate": 0.0} | changes))
+    torch.manual_seed(0)
+    params, model_state = workload.init_model_fn()
+    losses: list[float] = []
+    workload.metrics_logger = types.SimpleNamespace(
+        append_scalar_metrics=lambda metrics, step: losses.append(metrics["loss"])
+    )
+    state = submission.init_optimizer_state(
+        workload, params, model_state, hyperparameters, jax.random.PRNGKey(0)
+    )
+    for step in range(steps):
+        batch = tiny.make_batch(kind, examples, seed=step % 3)
+        state, params, model_state = submission.update_params(
+            workload=workload,
+            current_param_container=params,
+            current_params_types=workload.model_params_types,
+            model_state=model_state,
+            hyperparameters=hyperparameters,
+            batch=batch if framework == "jax" else tiny.to_torch(batch),
+            loss_type=workload.loss_type,
+            optimizer_state=state,
+            train_state={},
+            eval_results=[],
+            # Losses are logged at multiples of 100.
+            global_step=0,
+            rng=jax.random.fold_in(jax.random.PRNGKey(1), step),
+        )
+    return losses, as_numpy(params), state
+
+
+def as_numpy(params):
+    if not isinstance(params, torch.nn.Module):
+        return jax.tree.map(np.asarray, params)
+    module = getattr(params, "module", params)
+    return {
+        name: {
+            "kernel": getattr(module, name).weight.detach().numpy().T,
+            "bias": getattr(module, name).bias.detach().numpy(),
+        }
+        for name in ("dense_0", "dense_1")
+    }
+
+
+def counters(state):
+    if isinstance(state, dict):
+        return state["llqr"].optimizer.counters()
+    (own,) = find_states(state[0])
+    inner = own.preconditioner
+    names = ("step", "fits", "rejected", "fallbacks")
+    return {name: int(getattr(inner, name)) for name in names} | {"skipped": int(own.skipped)}
+
+
+@pytest.mark.parametrize("framework", ["jax", "pytorch"])
+def test_without_hyperparameters_the_loss_falls(framework):
+    losses, _, state = train("self_tuning", framework, "tokens", 31)
+    counts = counters(state)
+    assert counts == {"step": 31, "fits": 2, "rejected": 0, "fallbacks": 0, "skipped": 0}
+    assert losses[30] < 0.8 * losses[0]  # the same batch
+
+
+@pytest.mark.parametrize("point", range(len(SPACE)))
+@pytest.mark.parametrize("framework", ["jax", "pytorch"])
+def test_every_point_of_the_search_space_trains(framework, point):
+    changes = {"update_interval": 4, "warmup_factor": 0.0}
+    losses, _, state = train("external_tuning", framework, "softmax", 10, point=point, **changes)
+    assert counters(state)["fits"] == 3 and counters(state)["rejected"] == 0
+    assert losses[9] < losses[0]
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_both_frameworks_take_the_same_steps(kind):
+    # Same weights, same batches, no dropout: differences are rounding, in float32.
+    losses, in_jax, state = train("external_tuning", "jax", kind, 4, warmup_factor=0.0)
+    same_losses, in_torch, same_state = train(
+        "external_tuning", "pytorch", kind, 4, warmup_factor=0.0
+    )
+    counts = {"step": 4, "fits": 1, "rejected": 0, "fallbacks": 0, "skipped": 0}
+    assert counters(state) == counters(same_state) == counts
+    np.testing.assert_allclose(losses, same_losses, rtol=1e-3)
+    assert losses[3] < losses[0]  # the same batch
+    for layer in in_jax:
+        for name in in_jax[layer]:
+            np.testing.assert_allclose(
+                in_jax[layer][name], in_torch[layer][name], rtol=2e-3, atol=2e-4
+            )
+
+
+def test_a_missing_field_of_the_search_space_is_named():
+    with pytest.raises(ValueError, match="none named learning_rate"):
+        load("external_tuning", "jax").init_optimizer_state(
+            tiny.JaxTiny(), {}, None, types.SimpleNamespace(**SPACE[0] | {}).__class__(), None
+        )
+
+
+def test_an_unknown_workload_is_named():
+    with pytest.raises(ValueError, match="unknown workload 'chess'"):
+        load("self_tuning", "jax").get_batch_size("chess")
+
+
+def test_torch_trainer_state_round_trips_exactly():
+    _, expected, _ = train("external_tuning", "pytorch", "softmax", 6)
+    submission = load("external_tuning", "pytorch")
+    workload = tiny.TorchTiny("softmax")
+    model, _ = workload.init_model_fn()
+    point = types.SimpleNamespace(**(SPACE[2] | {"dropout_rate": 0.0}))
+    trainer = submission.init_optimizer_state(workload, model, None, point, None)["llqr"]
+
+    def steps(own, network, numbers):
+        for step in numbers:
+            own.step(
+                network, None, tiny.to_torch(tiny.make_batch("softmax", 16, seed=step % 3)), None
+            )
+
+    steps(trainer, model, range(4))
+    saved, weights = trainer.state_dict(), model.state_dict()
+    other, _ = workload.init_model_fn()
+    resumed = TorchTrainer(workload, trainer.recipe, other)
+    other.load_state_dict(weights)
+    resumed.load_state_dict(saved)
+    steps(resumed, other, range(4, 6))
+    for layer, values in as_numpy(other).items():
+        for name, value in values.items():
+            np.testing.assert_array_equal(value, expected[layer][name])
+
+
+def test_jax_states_restored_with_a_device_axis_continue():
+    submission = load("self_tuning", "jax")
+    workload = tiny.JaxTiny("softmax")
+    params, model_state = workload.init_model_fn()
+    state, trainer = submission.init_optimizer_state(workload, params, model_state, None, None)
+    key = jax.random.PRNGKey(0)
+    batch = tiny.make_batch("softmax", 16)
+    state, params, model_state, _ = trainer.step(state, params, model_state, batch, key)
+    stacked = jax.tree.map(lambda leaf: leaf[None], (state, params, model_state))
+    plain = trainer.step(
+        *jax.tree.map(lambda leaf: leaf.copy(), (state, params, model_state)), batch, key
+    )
+    restored = trainer.step(*stacked, batch, key)
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(one, other)
