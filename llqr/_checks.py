@@ -1,10 +1,11 @@
-"""Checks of plain settings, each with one message: argument, rule, value received, remedy."""
+"""Checks of settings and arrays, each with one message: argument, rule, value received, remedy."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -57,3 +58,24 @@ def check_fraction(name: str, value: object, example: float) -> None:
     """
     if not (is_number(value) and 0.0 <= value < 1.0):
         raise ValueError(f"{name} must lie in [0, 1), got {value!r}; pass e.g. {name}={example!r}")
+
+
+def check_arrays(
+    argument: str, values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise unless ``values`` holds an array of the right shape under every name.
+
+    Raises:
+        ValueError: with the argument's name, the rule, the value and the remedy.
+    """
+    for name, shape in shapes.items():
+        if name not in values:
+            raise ValueError(
+                f"{argument} must hold every parameter the preconditioner was built for, got "
+                f"none named {name!r}; pass zeros for a parameter without gradient"
+            )
+        if tuple(values[name].shape) != shape:
+            raise ValueError(
+                f"{argument}[{name!r}] must have shape {shape}, got "
+                f"{tuple(values[name].shape)}; build the preconditioner from these parameters"
+            )

@@ -8,17 +8,16 @@ It is pure: settings and shapes are fixed at construction, everything that chang
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from llqr import tensors
-from llqr._checks import check_fraction, check_positive_int, is_number
+from llqr._checks import check_arrays
+from llqr.averaging import average, interval
 from llqr.backend import Array, Backend, Tensors
 from llqr.damping import ConstantDamping, GradientNormDamping
 from llqr.quadratic import QuadraticModel
 from llqr.settings import LLQRConfig
 from llqr.solvers import FactorProblem, SolverResult, Status
 from llqr.solvers.base import describe
-from llqr.solvers.problem import map_factors
 from llqr.state import FitReport, PreconditionerState
 from llqr.structures.base import Shape
 from llqr.structures.blocks import Block, BlockFactors, Fold, fold_output_last, make_blocks, report
@@ -49,6 +48,7 @@ class Preconditioner:
         self.backend = backend
         self.config = config
         self.blocks: tuple[Block, ...] = make_blocks(shapes, config.structure, config.fold or fold)
+        self.shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in shapes.items()}
         config.inner_solver.check(self.blocks)
 
     @property
@@ -119,7 +119,7 @@ class Preconditioner:
             ValueError: if a source, a parameter of the model or its shape is not as expected.
         """
         backend, config = self.backend, self.config
-        self._check("model.gradient", model.gradient)
+        check_arrays("model.gradient", model.gradient, self.shapes)
         self._check_sources(sources, self.sources)
         damping = self._damping(model, state)
         start = state.factors if config.warm_start else self.identity(model.gradient)
@@ -128,10 +128,10 @@ class Preconditioner:
         accepted, smoothness = self._judge(problem, result, damping, state)
         one, zero = backend.integer(1, state.step), backend.integer(0, state.step)
         taken = backend.where(accepted, one, zero)
-        averaged = self._average(state, result.factors)
+        averaged = average(backend, config, state, result.factors)
         return state._replace(
             factors=backend.select(accepted, averaged, state.factors),
-            next_fit=state.step + backend.where(accepted, self._interval(state), one),
+            next_fit=state.step + backend.where(accepted, interval(backend, config, state), one),
             fits=state.fits + taken,
             rejected=state.rejected + (1 - taken),
             smoothness=smoothness,
@@ -211,22 +211,7 @@ class Preconditioner:
                     f"sources must hold {sorted(needed)}, got {sorted(sources)}; supply {name!r} or "
                     "name other directions in Span"
                 )
-            self._check(f"sources[{name!r}]", sources[name])
-
-    def _check(self, argument: str, values: Tensors) -> None:
-        """Raise unless ``values`` holds every parameter in its shape."""
-        for block in self.blocks:
-            for name, shape in zip(block.parameters, block.shapes, strict=True):
-                if name not in values:
-                    raise ValueError(
-                        f"{argument} must hold every parameter the preconditioner was built for, got "
-                        f"none named {name!r}; pass zeros for a parameter without gradient"
-                    )
-                if tuple(values[name].shape) != shape:
-                    raise ValueError(
-                        f"{argument}[{name!r}] must have shape {shape}, got "
-                        f"{tuple(values[name].shape)}; build the preconditioner from these parameters"
-                    )
+            check_arrays(f"sources[{name!r}]", sources[name], self.shapes)
 
     def _bad_block(self, result: SolverResult, like: Array) -> Array:
         index = self.backend.integer(-1, like)
@@ -272,32 +257,3 @@ class Preconditioner:
         better = rule.accepts(backend, damping, loss, new_loss, new_gradient)
         accepted = usable & backend.isfinite(new_loss) & better
         return accepted, rule.adapted(backend, state.smoothness, accepted)
-
-    def _average(self, state: PreconditionerState, fitted: BlockFactors) -> BlockFactors:
-        """Return U ← β U + (1 − β) U_new.
-
-        De-biased, the weight of U_new is (1 − β) / (1 − β^(fits + 1)): the first fit counts in full.
-        """
-        backend, decay = self.backend, self.config.ema_decay
-        beta: Any = decay
-        if callable(decay):
-            # As a float of the factors' dtype: torch would turn integer arithmetic into float32.
-            beta = decay(backend.asarray(state.fits, state.smoothness))
-            if is_number(beta):  # a traced value cannot be checked
-                check_fraction("the value of ema_decay's schedule", beta, 0.95)
-        beta = backend.asarray(beta, state.smoothness)
-        weight = 1.0 - beta
-        if self.config.ema_debias:
-            weight = weight / (1.0 - beta ** (state.fits + 1))
-
-        def average(old: Array, new: Array) -> Array:
-            return old + backend.asarray(weight, old) * (backend.asarray(new, old) - old)
-
-        return map_factors(average, state.factors, fitted)
-
-    def _interval(self, state: PreconditionerState) -> Array:
-        interval = self.config.update_interval
-        value: Any = interval(state.step) if callable(interval) else interval
-        if is_number(value) and value < 1:  # a traced value cannot be checked
-            check_positive_int("the value of update_interval's schedule", value)
-        return self.backend.integer(value, state.step)

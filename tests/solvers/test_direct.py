@@ -117,8 +117,9 @@ def test_equal_directions_share_the_step(rng, dtype):
         np.testing.assert_allclose(s.sum(), expected.factors[block]["s"][0], rtol=tolerance)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_dependent_directions_in_float32_do_not_blow_up(seed):
+@pytest.mark.parametrize("cutoff", [0.0, 1e-7])
+@pytest.mark.parametrize("seed", range(10))
+def test_dependent_directions_in_float32_do_not_blow_up(seed, cutoff):
     """Four directions of rank two: rounding must not pass for curvature, of either sign."""
     rng = np.random.default_rng(seed)
     matrix = spd(rng).astype(np.float32)
@@ -132,7 +133,8 @@ def test_dependent_directions_in_float32_do_not_blow_up(seed):
     )
     sources = {name: {"w": d} for name, d in zip(names, directions, strict=True)}
     start = {"w": {"s": np.array([1.0, 0.0, 0.0, 0.0], np.float32)}}
-    result = DirectSolve().solve(FactorProblem(BACKEND, model, blocks, sources), start)
+    solver = DirectSolve(relative_cutoff=cutoff)
+    result = solver.solve(FactorProblem(BACKEND, model, blocks, sources), start)
     assert Status(int(result.status)) is Status.FINISHED
     columns = base.astype(np.float64).T
     right = columns.T @ base[0]
@@ -242,6 +244,16 @@ def test_starting_at_the_solution_is_no_rise(rng):
     again = DirectSolve().solve(case.problem, first.factors)
     assert Status(int(again.status)) is Status.FINISHED
     np.testing.assert_allclose(vector(case, again.factors), vector(case, first.factors), rtol=1e-12)
+
+
+def test_a_cutoff_that_costs_more_than_it_saves_is_reported(rng):
+    """Cutting all but the largest eigenvalue from a start at the minimum can only raise m."""
+    case = Case(rng, Span())
+    first = DirectSolve().solve(case.problem, case.start())
+    again = DirectSolve(relative_cutoff=0.99).solve(case.problem, first.factors)
+    assert Status(int(again.status)) is Status.OBJECTIVE_ROSE
+    assert float(again.objective) == float(again.objective_start)
+    np.testing.assert_array_equal(vector(case, again.factors), vector(case, first.factors))
 
 
 def test_structures_with_many_factors_are_refused(rng):
