@@ -1,0 +1,300 @@
+"""The runner end to end: files, protocol, resuming, and what happens when something is wrong."""
+
+import errno
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from workloads_extra import registry
+from workloads_extra.run import main
+from workloads_extra.runner import checkpoints, storage, training
+from workloads_extra.runner.submission import batch_sizes
+
+BASELINES = Path("workloads_extra/baselines")
+FRAMEWORKS = {"jax": "jax", "pytorch": "torch"}
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def framework(request):
+    pytest.importorskip(FRAMEWORKS[request.param])
+    return request.param
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Call the runner on Rosenbrock with the NadamW baseline; keywords are further flags."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+    def call(framework="pytorch", **flags):
+        flags = {
+            "workload": "rosenbrock",
+            "framework": framework,
+            "submission_path": str(BASELINES / f"nadamw_{framework}/submission.py"),
+            "tuning_search_space": str(BASELINES / "tuning_search_space.json"),
+            "experiment_dir": str(tmp_path),
+            "experiment_name": "study_0",
+            "rng_seed": 3,
+            **flags,
+        }
+        return main([f"--{name}={value}" for name, value in flags.items() if value is not None])
+
+    call.trial = lambda framework, number, study="study_0": (
+        tmp_path / study / f"rosenbrock_{framework}" / f"trial_{number}"
+    )
+    return call
+
+
+def rows(path):
+    return [{**row} for row in storage._read_rows(path)]
+
+
+def test_a_run_leaves_the_files_of_the_protocol(run, framework):
+    assert run(framework, num_tuning_trials=2, max_global_steps=3) == 0
+    for number in (1, 2):
+        trial = run.trial(framework, number)
+        names = {path.name for path in trial.iterdir()}
+        expected = {"hparams.json", "meta_data_0.json", "flags_0.json", "result.json"}
+        assert names >= expected | {"measurements.csv", "eval_measurements.csv", "checkpoint_3"}
+        evaluations = rows(trial / "eval_measurements.csv")
+        assert [row["global_step"] for row in evaluations][:1] == ["1"]
+        assert evaluations[-1]["global_step"] == "3"
+        wanted = {"validation/loss", "test/loss", "train/loss", "score", "total_duration"}
+        wanted |= {"accumulated_submission_time", "accumulated_eval_time", "preemption_count"}
+        assert wanted <= evaluations[-1].keys()
+        result = storage.read_json(trial / "result.json")
+        assert (result["stopped_by"], result["global_step"]) == ("max_global_steps", 3)
+        meta = storage.read_json(trial / "meta_data_0.json")
+        assert (meta["rng_seed"], meta["workload.target_metric_name"]) == (3, "loss")
+    first, second = (
+        storage.read_json(run.trial(framework, number) / "hparams.json") for number in (1, 2)
+    )
+    assert first.keys() == second.keys()
+    assert first != second
+
+
+def test_a_resumed_run_continues_identically(run, framework):
+    assert run(framework, experiment_name="whole", max_global_steps=14) == 0
+    assert run(framework, max_global_steps=6) == 0
+    assert run(framework, max_global_steps=14, resume_last_run=True, rng_seed=99) == 0
+    name = "checkpoint_14"
+    whole = payload(run.trial(framework, 1, "whole") / name)
+    resumed = payload(run.trial(framework, 1) / name)
+    assert whole.keys() == resumed.keys()
+    for key, value in whole.items():
+        np.testing.assert_array_equal(value, resumed[key], err_msg=key)
+    path = run.trial(framework, 1) / name
+    assert checkpoints.load_progress(path).preemption_count == 1
+    steps = [row["global_step"] for row in rows(run.trial(framework, 1) / "eval_measurements.csv")]
+    assert steps == sorted(set(steps), key=int)
+    assert (run.trial(framework, 1) / "meta_data_1.json").exists()
+
+
+def payload(path):
+    """All arrays of a checkpoint by name."""
+    header, content = checkpoints._read(path)
+    if header["index"] is not None:
+        return {"bytes": np.frombuffer(content, np.uint8)}
+    import io
+
+    import torch
+
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    optimizer = state["optimizer_state"]["optimizer"]["state"]
+    moments = {
+        f"{key}/{name}": value for key, slot in optimizer.items() for name, value in slot.items()
+    }
+    return {**state["params"], **moments}
+
+
+def test_a_finished_trial_is_not_run_again(run, capsys):
+    assert run(num_tuning_trials=2, max_global_steps=3, hparam_end_index=1) == 0
+    written = (run.trial("pytorch", 1) / "result.json").stat().st_mtime_ns
+    assert not run.trial("pytorch", 2).exists()
+    capsys.readouterr()
+    assert run(num_tuning_trials=2, max_global_steps=3, resume_last_run=True) == 0
+    assert (run.trial("pytorch", 1) / "result.json").stat().st_mtime_ns == written
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_an_existing_experiment_is_neither_overwritten_nor_continued_by_accident(run, capsys):
+    assert run(max_global_steps=2) == 0
+    assert run(max_global_steps=2) == 2
+    assert "--resume_last_run or --overwrite" in capsys.readouterr().err
+    assert run(max_global_steps=1, overwrite=True) == 0
+    assert not (run.trial("pytorch", 1) / "checkpoint_2").exists()
+
+
+def test_only_the_latest_checkpoint_is_kept_on_request(run):
+    assert run(max_global_steps=4, save_intermediate_checkpoints=False) == 0
+    assert [path.name for path in run.trial("pytorch", 1).glob("checkpoint_*")] == ["checkpoint_4"]
+    assert run(experiment_name="none", max_global_steps=2, save_checkpoints=False) == 0
+    assert not list(run.trial("pytorch", 1, "none").glob("checkpoint_*"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign"])
+def test_a_corrupt_checkpoint_is_reported(run, capsys, damage):
+    assert run(max_global_steps=2) == 0
+    path = run.trial("pytorch", 1) / "checkpoint_2"
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    damaged = {
+        "truncated": content[:-7],
+        "flipped": content,
+        "foreign": b"PK\x03\x04 something else",
+    }
+    path.write_bytes(damaged[damage])
+    result = (run.trial("pytorch", 1) / "result.json").read_bytes()
+    assert run(max_global_steps=4, resume_last_run=True) == 2
+    message = capsys.readouterr().err
+    assert str(path) in message
+    assert "Delete it to resume from the one before it" in message
+    assert (run.trial("pytorch", 1) / "result.json").read_bytes() == result
+    path.unlink()
+    assert run(max_global_steps=4, resume_last_run=True) == 0
+
+
+def test_a_checkpoint_of_another_model_is_reported(run, framework, capsys):
+    assert run(framework, max_global_steps=1, workload="rosenbrock") == 0
+    stored = run.trial(framework, 1)
+    other = stored.parents[1] / f"rosenbrock_two_layers_{framework}"
+    stored.parent.rename(other)
+    flags = {"workload": "rosenbrock_two_layers", "max_global_steps": 2, "resume_last_run": True}
+    assert run(framework, **flags) == 2
+    assert "does not fit this submission and workload" in capsys.readouterr().err
+
+
+def test_a_full_disk_loses_no_finished_trial(run, monkeypatch, capsys):
+    original, failures = Path.replace, []
+
+    def replace(self, target):
+        if "trial_2" in str(target) and target.name == "measurements.csv" and len(failures) < 1:
+            failures.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert run(num_tuning_trials=3, max_global_steps=3) == 2
+    message = capsys.readouterr().err
+    assert "No space left on device" in message
+    assert "--resume_last_run" in message
+    finished = run.trial("pytorch", 1)
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    assert json.loads(before["result.json"])["global_step"] == 3
+    assert not list(run.trial("pytorch", 2).glob(".*"))
+    assert run(num_tuning_trials=3, max_global_steps=3, resume_last_run=True) == 0
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+    assert (run.trial("pytorch", 3) / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"workload": "digit"}, "did you mean 'digits'"),
+        ({"submission_path": "nowhere/submission.py"}, "must name an existing Python file"),
+        ({"submission_path": str(BASELINES / "common.py")}, "does not define init_optimizer_state"),
+        ({"tuning_search_space": None}, "--tuning_search_space is required"),
+        ({"tuning_search_space": "nowhere.json"}, "does not exist"),
+        ({"tuning_ruleset": "self"}, "not allowed with --tuning_ruleset=self"),
+        ({"num_tuning_trials": 0}, "--num_tuning_trials must be at least 1"),
+        ({"max_global_steps": 0}, "--max_global_steps must be at least 1"),
+        ({"use_wandb": True}, "--use_wandb needs AlgoPerf's own runner"),
+        ({"overwrite": True, "resume_last_run": True}, "exclude each other"),
+    ],
+)
+def test_bad_options_are_explained(run, capsys, flags, message):
+    assert run(**flags) == 2
+    assert message in capsys.readouterr().err
+    assert not run.trial("pytorch", 1).exists()
+
+
+def test_a_search_space_without_a_field_the_submission_wants(run, tmp_path, capsys):
+    space = tmp_path / "space.json"
+    space.write_text('[{"learning_rate": 0.01, "warmup_factor": 0.1}]')
+    assert run(tuning_search_space=str(space)) == 2
+    message = capsys.readouterr().err
+    assert "'one_minus_beta1'" in message
+    assert f"{space} does not have" in message
+
+
+def test_batch_sizes_are_checked_against_the_devices():
+    workload = registry.make_workload("rosenbrock", "pytorch")
+    submission = SimpleNamespace(get_batch_size=lambda name: 10, get_eval_batch_size=None)
+    assert batch_sizes(submission, "rosenbrock", workload, 2) == (10, workload.eval_batch_size)
+    with pytest.raises(
+        Exception, match="batch size must be a positive multiple of the 4 devices, got 10"
+    ):
+        batch_sizes(submission, "rosenbrock", workload, 4)
+    known = {"rosenbrock": 12}
+
+    def only_known(name):
+        if name not in known:
+            raise ValueError(name)
+        return known[name]
+
+    submission.get_batch_size = only_known
+    assert batch_sizes(submission, "rosenbrock_ackley", workload, 4)[0] == 12
+    with pytest.raises(Exception, match="no batch size for digits"):
+        batch_sizes(submission, "digits", workload, 1)
+
+
+class Clock:
+    """Time that passes only when something says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def time(self):
+        return self.now
+
+
+def test_time_is_counted_as_the_protocol_says(run, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    cls = registry.workload_class("rosenbrock", "pytorch")
+    monkeypatch.setattr(cls, "eval_period_time_sec", 3.0)
+    monkeypatch.setattr(cls, "max_allowed_runtime_sec", 12.0)
+    evaluate = cls.eval_model
+
+    def slow_eval(self, *args):
+        clock.now += 50.0
+        return evaluate(self, *args)
+
+    def slow_selection(workload, queue, *args):
+        clock.now += 1.0
+        return next(queue)
+
+    monkeypatch.setattr(cls, "eval_model", slow_eval)
+    baseline = __import__("workloads_extra.baselines.nadamw_pytorch.submission", fromlist=["x"])
+    monkeypatch.setattr(baseline, "data_selection", slow_selection)
+    assert run(save_checkpoints=False) == 0
+    evaluations = rows(run.trial("pytorch", 1) / "eval_measurements.csv")
+    # One after the first step, then whenever three seconds have passed since the last evaluation ended;
+    # at twelve seconds of submission time none is left for another one.
+    assert [row["global_step"] for row in evaluations] == ["1", "4", "7", "10"]
+    assert [float(row["accumulated_submission_time"]) for row in evaluations] == [1, 4, 7, 10]
+    assert [float(row["accumulated_eval_time"]) for row in evaluations] == [50, 100, 150, 200]
+    result = storage.read_json(run.trial("pytorch", 1) / "result.json")
+    assert result["stopped_by"] == "max_runtime"
+    assert result["submission_time"] == 13
+
+
+def test_self_tuning_has_one_trial_and_more_time(run, tmp_path, monkeypatch):
+    submission = tmp_path / "submission.py"
+    submission.write_text(
+        "from workloads_extra.baselines.nadamw_pytorch.submission import *\n"
+        "from workloads_extra.baselines.nadamw_pytorch import submission as tuned\n"
+        "from types import SimpleNamespace\n"
+        "def init_optimizer_state(workload, params, state, hyperparameters, rng):\n"
+        "    assert hyperparameters is None\n"
+        "    chosen = SimpleNamespace(learning_rate=0.1, one_minus_beta1=0.1, beta2=0.99,\n"
+        "        warmup_factor=0.1, weight_decay=0.0)\n"
+        "    return tuned.init_optimizer_state(workload, params, state, chosen, rng)\n"
+    )
+    flags = {"tuning_ruleset": "self", "tuning_search_space": None, "max_global_steps": 2}
+    assert run(submission_path=str(submission), **flags) == 0
+    assert storage.read_json(run.trial("pytorch", 1) / "result.json")["hyperparameters"] is None
+    assert not (run.trial("pytorch", 1) / "hparams.json").exists()
