@@ -42,17 +42,19 @@ def curvature_batch(
     products: int,
     probe: Callable[[Likelihood], Array],
     shards: int = 1,
+    processes: int = 1,
 ) -> CurvatureBatch:
     """Choose the curvature batch of a training step.
 
     Args:
-        batch: the training batch; ``"targets"`` and, where there is a mask, ``"weights"``.
+        batch: this process's training batch; ``"targets"`` and, where there is a mask, ``"weights"``.
         outputs: what the model returned for it, detached: logits, or (logits, paddings).
         loss_type: the workload's.
         products: curvature products of a refresh.
         probe: likelihood ↦ weights of the output's numbers in the loss, by
             :func:`llqr.algoperf.likelihoods.weights_from_slopes`.
         shards: devices the leading axis is split over.
+        processes: processes that each have such a batch.
 
     Returns:
         The chosen examples with everything a refresh needs beside the model.
@@ -77,14 +79,14 @@ def curvature_batch(
     if examples % shards:
         shards = 1
     plan = make_plan(
-        examples=examples,
-        output_shape=shape,
+        examples=examples * processes,
+        output_shape=(shape[0] * processes, *shape[1:]) if shape else shape,
         event_axes=likelihood.metric.event_axes,
         example_bytes=sum(4 * prod(array.shape[1:]) for array in arrays(cut[BATCH])),
         products=products,
         sliceable=sliceable,
-        shards=shards,
-    )
+        shards=shards * processes,
+    ).for_one_of(processes)
     if sliceable:
         cut = take_evenly(cut, examples, plan.examples, shards)
     return CurvatureBatch(cut, whole, likelihood, plan)

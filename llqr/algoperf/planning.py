@@ -13,7 +13,7 @@ training steps between two refreshes, whatever the workload:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 GRAM_BYTES = 2**30
@@ -42,6 +42,11 @@ class Plan:
     chunk_size: int | None
     store_tangents: bool
     cost: float
+
+    def for_one_of(self, processes: int) -> Plan:
+        """Return the part of one of several processes."""
+        chunk = None if self.chunk_size is None else self.chunk_size // processes
+        return replace(self, examples=self.examples // processes, chunk_size=chunk)
 
     def interval(self, share: float, shortest: int, longest: int) -> int:
         """Return steps between refreshes such that they take ``share`` of the gradients."""

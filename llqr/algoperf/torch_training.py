@@ -140,6 +140,7 @@ class TorchTrainer:
             loss_type=self.workload.loss_type,
             products=self.recipe.products(self._names),
             probe=probe,
+            processes=world_size(),
         )
 
     @torch.no_grad()

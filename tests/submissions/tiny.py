@@ -100,8 +100,10 @@ class _Workload:
     step_hint = 100
     metrics_logger = None
 
-    def __init__(self, kind="softmax"):
+    def __init__(self, kind="softmax", *, statistics=True, dtype=np.float32):
         self.kind = kind
+        self.statistics = statistics
+        self.dtype = dtype
 
     @property
     def loss_type(self):
@@ -115,7 +117,8 @@ class _Workload:
 
 class JaxTiny(_Workload):
     def init_model_fn(self, rng=None):
-        return jax.tree.map(jnp.asarray, initial_parameters()), {"mean": jnp.zeros(HIDDEN)}
+        params = jax.tree.map(jnp.asarray, initial_parameters(self.dtype))
+        return params, {"mean": jnp.zeros(HIDDEN, self.dtype)}
 
     def model_fn(
         self,
@@ -136,7 +139,8 @@ class JaxTiny(_Workload):
             x, paddings = x
         h = x @ params["dense_0"]["kernel"] + params["dense_0"]["bias"]
         train = mode == ForwardPassMode.TRAIN
-        mean = h.reshape((-1, HIDDEN)).mean(0) if train else model_state["mean"]
+        batch_mean = train and self.statistics
+        mean = h.reshape((-1, HIDDEN)).mean(0) if batch_mean else model_state["mean"]
         new_state = model_state
         if update_batch_norm:
             new_state = {"mean": 0.9 * model_state["mean"] + 0.1 * jax.lax.stop_gradient(mean)}
@@ -168,13 +172,16 @@ class JaxTiny(_Workload):
 
 
 class _Net(nn.Module):
-    def __init__(self):
+    def __init__(self, statistics, dtype):
         super().__init__()
+        self.statistics = statistics
         self.dense_0 = nn.Linear(FEATURES, HIDDEN)
         self.dense_1 = nn.Linear(HIDDEN, CLASSES)
         self.register_buffer("mean", torch.zeros(HIDDEN))
+        if dtype == np.float64:
+            self.double()
         with torch.no_grad():
-            for layer, values in initial_parameters().items():
+            for layer, values in initial_parameters(dtype).items():
                 module = getattr(self, layer)
                 module.weight.copy_(torch.as_tensor(values["kernel"].T))
                 module.bias.copy_(torch.as_tensor(values["bias"]))
@@ -189,7 +196,7 @@ class _Net(nn.Module):
             x, paddings = x
         h = self.dense_0(x)
         mean = self.mean
-        if self.training:
+        if self.training and self.statistics:
             mean = h.reshape(-1, HIDDEN).mean(0)
             self.mean = 0.9 * self.mean + 0.1 * mean.detach()
         h = torch.dropout(torch.tanh(h - 0.5 * mean), dropout_rate, self.training)
@@ -199,7 +206,7 @@ class _Net(nn.Module):
 
 class TorchTiny(_Workload):
     def init_model_fn(self, rng=None):
-        return _Net(), None
+        return _Net(self.statistics, self.dtype), None
 
     def model_fn(
         self,
