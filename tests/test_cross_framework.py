@@ -41,8 +41,8 @@ TOLERANCE = 1e-10
 EXAMPLES, FRAMES, INPUTS, HIDDEN, CLASSES = 6, 3, 4, 5, 3
 
 SOLVER_OPTIONS: dict[str, dict[str, Any]] = {
-    "momentum": {"steps": 4, "learning_rate": 0.02},
-    "adam": {"steps": 4, "learning_rate": 0.02},
+    "momentum": {"steps": 3, "learning_rate": 0.02},
+    "adam": {"steps": 3, "learning_rate": 0.02},
     "conjugate_gradient": {"steps": 2},
     "direct": {},
 }

@@ -8,8 +8,7 @@ chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,201 +17,12 @@ from jax import Array, lax
 
 from llqr._checks import check_positive_int
 from llqr.backend import Tensors
-from llqr.curvature import OUTPUT, AbstractCurvature, Hessian, LossHessian
+from llqr.curvature import AbstractCurvature, Hessian
 from llqr.jax.backend import JaxBackend
 from llqr.jax.batches import batch_size, split
+from llqr.jax.linearisation import ForwardLinearisation, HessianLinearisation
 from llqr.jax.naming import Naming
-
-OutputsFn = Callable[[Any, Any], Any]
-"""(params, batch) ↦ outputs, or (outputs, {name: intermediate})."""
-
-LossFn = Callable[[Any, Any], Any]
-"""(outputs, batch) ↦ mean loss, or (summed loss, normaliser)."""
-
-WeightsFn = Callable[[Any], Any]
-"""batch ↦ None, weights of the events of the output, or {name: weights}."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """What is differentiated: outputs and loss as functions of named parameters on a chunk.
-
-    Attributes:
-        outputs_fn: see :data:`OutputsFn`.
-        loss_fn: see :data:`LossFn`.
-        weights_fn: see :data:`WeightsFn`.
-        naming: the parameters' names and pytree.
-        curvature: decides what a mean loss is divided by.
-        backend: array operations.
-    """
-
-    outputs_fn: OutputsFn
-    loss_fn: LossFn
-    weights_fn: WeightsFn | None
-    naming: Naming
-    curvature: AbstractCurvature
-    backend: JaxBackend
-
-    def outputs(self, parameters: Tensors, chunk: Any) -> dict[str, Array]:
-        """Return the network's output and intermediates by name, in the network's dtype.
-
-        Raises:
-            TypeError: if the model function returns neither form of outputs.
-        """
-        result = self.outputs_fn(self.naming.unflatten(parameters), chunk)
-        output, intermediate = result if _is_pair(result) else (result, {})
-        if not hasattr(output, "shape") or not isinstance(intermediate, Mapping):
-            raise TypeError(
-                "outputs_fn must return an array or (array, {name: array}), got "
-                f"{jax.tree.structure(result)}; name intermediate layers in a dict"
-            )
-        return {OUTPUT: output, **intermediate}
-
-    def weights(self, chunk: Any) -> dict[str, Array]:
-        """Return the weights of the events by output name."""
-        given = None if self.weights_fn is None else self.weights_fn(chunk)
-        named = given if isinstance(given, Mapping) else {OUTPUT: given}
-        return {name: self._wide(value) for name, value in named.items() if value is not None}
-
-    def summed_loss(self, output: Array, chunk: Any) -> tuple[Array, Array]:
-        """Return the summed loss of a chunk and the normaliser that makes it a mean.
-
-        Raises:
-            ValueError: if the loss is not scalar.
-        """
-        loss = self.loss_fn(output, chunk)
-        if _is_pair(loss):
-            total, normaliser = loss
-            return _scalar(self._wide(total)), _scalar(self._wide(normaliser))
-        loss = _scalar(self._wide(loss))
-        normaliser = self._normaliser(output, chunk)
-        return loss * normaliser, normaliser
-
-    def loss_of(self, parameters: Tensors, chunk: Any) -> tuple[Array, tuple[Array, Array]]:
-        """Return the summed loss, and (output, normaliser) as auxiliary values."""
-        output = self.outputs(parameters, chunk)[OUTPUT]
-        loss, normaliser = self.summed_loss(output, chunk)
-        return loss, (output, normaliser)
-
-    def wide(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Return arrays in the factor dtype."""
-        return {name: self._wide(value) for name, value in values.items()}
-
-    def _wide(self, value: Any) -> Array:
-        return jnp.asarray(value, self.naming.factor_dtype)
-
-    def _normaliser(self, output: Array, chunk: Any) -> Array:
-        metric = self.curvature.output_metric
-        if metric is None:
-            return self._wide(output.shape[0] if output.shape else 1)
-        return metric.normaliser(self.backend, self._wide(output), self.weights(chunk).get(OUTPUT))
-
-
-class ForwardLinearisation:
-    """One chunk with the outputs linearised: Gauss-Newton and Fisher products reuse the linear map.
-
-    Args:
-        objective: what is differentiated.
-        parameters: θ, named, in the factor dtype.
-        chunk: examples.
-    """
-
-    def __init__(self, objective: Objective, parameters: Tensors, chunk: Any) -> None:
-        self._objective, self._parameters, self._chunk = objective, parameters, chunk
-        self._native, self._linear = jax.linearize(
-            lambda values: objective.outputs(values, chunk), parameters
-        )
-        self._transpose = jax.linear_transpose(self._linear, parameters)
-        self.outputs = objective.wide(self._native)
-        self.weights = objective.weights(chunk)
-        self.loss, self._loss_pullback, self.normaliser = jax.vjp(
-            lambda output: objective.summed_loss(output, chunk), self._native[OUTPUT], has_aux=True
-        )
-        self._output_hessian = None
-        if isinstance(getattr(objective.curvature, "metric", None), LossHessian):
-            self._output_hessian = self._linearised_loss_gradient()
-
-    def gradient(self) -> Tensors:
-        """Return the gradient of the summed loss."""
-        (cotangent,) = self._loss_pullback(jnp.ones_like(self.loss))
-        return self.vjp({OUTPUT: cotangent})
-
-    def jvp(self, direction: Tensors) -> dict[str, Array]:
-        """Return J_k v for every named output."""
-        return self._objective.wide(self._linear(direction))
-
-    def vjp(self, cotangents: dict[str, Array]) -> Tensors:
-        """Return Σ_k J_kᵀ u_k; outputs without a cotangent count as zero."""
-        full = {
-            name: cotangents[name].astype(value.dtype)
-            if name in cotangents
-            else jnp.zeros_like(value)
-            for name, value in self._native.items()
-        }
-        return self._transpose(full)[0]
-
-    def hessian_product(self, direction: Tensors) -> Tensors:
-        """Return ∂²(summed loss) v, forward over reverse."""
-        return HessianLinearisation(self._objective, self._parameters, self._chunk).hessian_product(
-            direction
-        )
-
-    def output_hessian_product(self, tangent: Array) -> Array:
-        """Return ∂²(summed loss)/∂x_N² u."""
-        linear = self._output_hessian or self._linearised_loss_gradient()
-        return self._objective.wide({OUTPUT: linear(tangent.astype(self._native[OUTPUT].dtype))})[
-            OUTPUT
-        ]
-
-    def _linearised_loss_gradient(self) -> Callable[[Array], Array]:
-        loss = jax.grad(lambda output: self._objective.summed_loss(output, self._chunk)[0])
-        return jax.linearize(loss, self._native[OUTPUT])[1]
-
-
-class HessianLinearisation:
-    """One chunk with the loss's gradient linearised: Newton products reuse the linear map.
-
-    The outputs are linearised only where a caller asks for more than Hessian products.
-
-    Args:
-        objective: what is differentiated.
-        parameters: θ, named, in the factor dtype.
-        chunk: examples.
-    """
-
-    def __init__(self, objective: Objective, parameters: Tensors, chunk: Any) -> None:
-        # Built per call, never kept: a product may be traced inside a loop, whose tracers must not leak.
-        self._forward = lambda: ForwardLinearisation(objective, parameters, chunk)
-
-        def loss_of(values: Tensors) -> tuple[Array, Any]:
-            loss, (output, normaliser) = objective.loss_of(values, chunk)
-            return loss, (loss, output, normaliser)
-
-        self._gradient, self._linear, (self.loss, output, self.normaliser) = jax.linearize(
-            jax.grad(loss_of, has_aux=True), parameters, has_aux=True
-        )
-        self.outputs = objective.wide({OUTPUT: output})
-        self.weights = objective.weights(chunk)
-
-    def gradient(self) -> Tensors:
-        """Return the gradient of the summed loss."""
-        return self._gradient
-
-    def hessian_product(self, direction: Tensors) -> Tensors:
-        """Return ∂²(summed loss) v."""
-        return self._linear(direction)
-
-    def jvp(self, direction: Tensors) -> dict[str, Array]:
-        """Return J_k v for every named output."""
-        return self._forward().jvp(direction)
-
-    def vjp(self, cotangents: dict[str, Array]) -> Tensors:
-        """Return Σ_k J_kᵀ u_k."""
-        return self._forward().vjp(cotangents)
-
-    def output_hessian_product(self, tangent: Array) -> Array:
-        """Return ∂²(summed loss)/∂x_N² u."""
-        return self._forward().output_hessian_product(tangent)
+from llqr.jax.objective import LossFn, Objective, OutputsFn, WeightsFn
 
 
 class JaxProblem:
@@ -321,16 +131,3 @@ def linearise(
         backend=backend or JaxBackend(),
     )
     return JaxProblem(objective, naming.flatten(params, "params"), batch, chunk_size)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2
-
-
-def _scalar(loss: Array) -> Array:
-    if loss.shape != ():
-        raise ValueError(
-            f"loss_fn must return a scalar mean loss or (summed loss, normaliser), got shape {loss.shape}; "
-            "reduce the loss with .mean(), or return (losses.sum(), count)"
-        )
-    return loss

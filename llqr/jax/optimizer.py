@@ -23,11 +23,14 @@ from llqr.config import LLQRConfig
 from llqr.curvature import quadratic_model
 from llqr.jax.backend import JaxBackend
 from llqr.jax.batches import batch_size, first_examples
-from llqr.jax.linearise import LossFn, OutputsFn, WeightsFn, linearise
+from llqr.jax.layout import check_layout, check_sources, make_preconditioner
+from llqr.jax.linearise import linearise
 from llqr.jax.naming import Naming, has_masked, like_tree, unmask
+from llqr.jax.objective import LossFn, OutputsFn, WeightsFn
 from llqr.preconditioner import Preconditioner
+from llqr.quadratic import QuadraticModel
 from llqr.state import PreconditionerState
-from llqr.structures import fold_output_last
+from llqr.structures import AbstractStructure
 
 
 class LLQRState(NamedTuple):
@@ -74,6 +77,7 @@ def llqr(
 
     Raises:
         TypeError: if an argument is of the wrong kind.
+        ValueError: if a structure acts on the base update, which ``apply_to="gradient"`` does not have.
     """
     if not isinstance(config, LLQRConfig):
         raise TypeError(
@@ -87,6 +91,8 @@ def llqr(
     for name, function in {"outputs_fn": outputs_fn, "loss_fn": loss_fn}.items():
         if not callable(function):
             raise TypeError(f"{name} must be a function of two arguments, got {function!r}")
+    if isinstance(config.structure, AbstractStructure):  # a function of names is asked at init
+        check_sources(config.structure.sources, config)
     wrapper = _Wrapper(
         optax.with_extra_args_support(base_optimizer),
         outputs_fn,
@@ -136,27 +142,23 @@ class _Wrapper:
         gradient = naming.flatten(updates, "updates")
         finite = tensors.all_finite(self.backend, gradient)
 
-        def run_base(direction: Any) -> tuple[Any, Any]:
-            return self.base.update(direction, state.base, params, **extra_args)
-
-        def fit(sources: dict[str, Tensors]) -> PreconditionerState:
-            def fitted(old: PreconditionerState) -> PreconditionerState:
-                return self._fit(
-                    preconditioner, old, params, full_params, batch, sources.get("update")
-                )
+        def precondition(sources: dict[str, Tensors]) -> tuple[Tensors, PreconditionerState]:
+            def fit(old: PreconditionerState) -> PreconditionerState:
+                model = self._model(params, full_params, batch)
+                return fitted(preconditioner, old, model, sources.get("update"))
 
             due = finite & preconditioner.is_due(state.preconditioner)
-            return lax.cond(due, fitted, lambda old: old, state.preconditioner)
+            fresh = lax.cond(due, fit, lambda old: old, state.preconditioner)
+            return preconditioner.precondition(fresh, sources)
 
         if self.config.apply_to == "gradient":
-            sources = {"input": gradient, "gradient": gradient}
-            steered, inner = preconditioner.precondition(fit(sources), sources)
-            result, base = run_base(like_tree(steered, updates))
+            steered, inner = precondition({"input": gradient, "gradient": gradient})
+            steered = like_tree(steered, updates)
+            result, base = self.base.update(steered, state.base, params, **extra_args)
         else:
-            result, base = run_base(updates)
+            result, base = self.base.update(updates, state.base, params, **extra_args)
             step = tensors.scale(-1.0, naming.flatten(result, "base update"))
-            sources = {"input": step, "update": step, "gradient": gradient}
-            steered, inner = preconditioner.precondition(fit(sources), sources)
+            steered, inner = precondition({"input": step, "update": step, "gradient": gradient})
             result = like_tree(tensors.scale(-1.0, steered), result)
         new = LLQRState(preconditioner.advance(inner), base, state.skipped)
         # Factors change in fits alone, which a gradient that is not finite has ruled out already.
@@ -165,21 +167,13 @@ class _Wrapper:
         zeros = jax.tree.map(jnp.zeros_like, result)
         return self.backend.select(finite, (result, new), (zeros, old))
 
-    def _fit(
-        self,
-        preconditioner: Preconditioner,
-        state: PreconditionerState,
-        params: Any,
-        full_params: Any,
-        batch: Any,
-        update: Tensors | None,
-    ) -> PreconditionerState:
-        """Linearise on the curvature batch and fit; the state keeps its dtypes."""
-        config, outputs_fn = self.config, self.outputs_fn
-        if full_params is not None:
+    def _model(self, params: Any, full_params: Any, batch: Any) -> QuadraticModel:
+        """Return the quadratic model around the parameters on the curvature batch."""
+        config = self.config
 
-            def outputs_fn(visible: Any, chunk: Any) -> Any:
-                return self.outputs_fn(unmask(visible, full_params), chunk)
+        def outputs_fn(visible: Any, chunk: Any) -> Any:
+            whole = visible if full_params is None else unmask(visible, full_params)
+            return self.outputs_fn(whole, chunk)
 
         problem = linearise(
             outputs_fn,
@@ -191,38 +185,28 @@ class _Wrapper:
             chunk_size=config.chunk_size,
             backend=self.backend,
         )
-        model = quadratic_model(config.curvature, problem)
-        sources = {"input": model.gradient, "gradient": model.gradient}
-        if update is not None:
-            sources |= {"input": update, "update": update}
-        new = preconditioner.fit(state, model, sources)
-        return jax.tree.map(lambda value, old: value.astype(old.dtype), new, state)
+        return quadratic_model(config.curvature, problem)
 
 
-def make_preconditioner(
-    naming: Naming, config: LLQRConfig, backend: JaxBackend | None = None
-) -> Preconditioner:
-    """Return the core's preconditioner for named parameters.
+def fitted(
+    preconditioner: Preconditioner,
+    state: PreconditionerState,
+    model: QuadraticModel,
+    update: Tensors | None,
+) -> PreconditionerState:
+    """Return the state after a fit, in the dtypes it had.
 
     Args:
-        naming: the parameters.
-        config: settings.
-        backend: array operations, None for the default ones.
-
-    Raises:
-        ValueError: if a structure asks for the base update, which is not known before the base runs.
+        preconditioner: what is fitted.
+        state: state before.
+        model: quadratic model on the curvature batch.
+        update: the base optimizer's update, which replaces the model's gradient as what is preconditioned.
     """
-    preconditioner = Preconditioner(
-        backend or JaxBackend(), config, naming.shapes, fold_output_last
-    )
-    known = {"input", "gradient"} | ({"update"} if config.apply_to == "update" else set())
-    unknown = sorted(preconditioner.sources - known)
-    if unknown:
-        raise ValueError(
-            f"structures may act on {sorted(known)} with apply_to={config.apply_to!r}, got "
-            f'{unknown}; set apply_to="update" to act on the base optimizer\'s update'
-        )
-    return preconditioner
+    sources = {"input": model.gradient, "gradient": model.gradient}
+    if update is not None:
+        sources |= {"input": update, "update": update}
+    new = preconditioner.fit(state, model, sources)
+    return jax.tree.map(lambda value, old: value.astype(old.dtype), new, state)
 
 
 def check_arguments(params: Any, batch: Any, full_params: Any) -> None:
@@ -243,44 +227,3 @@ def check_arguments(params: Any, batch: Any, full_params: Any) -> None:
             "full_params must be given where optax.masked hides parameters, got None; call "
             "optimizer.update(grads, state, params, batch=batch, full_params=params)"
         )
-
-
-def check_layout(
-    state: PreconditionerState, preconditioner: Preconditioner, naming: Naming
-) -> None:
-    """Raise unless the factors of a state are those of the preconditioner.
-
-    Raises:
-        ValueError: naming the first block that differs.
-    """
-    advice = "use the configuration and parameters the state was made with, or call init(params)"
-    expected = {
-        block.name: block.structure.factor_shapes(block.block_shape)
-        for block in preconditioner.blocks
-    }
-    layout = preconditioner.layout()
-    for name in expected:
-        if name not in state.factors:
-            raise ValueError(
-                f"state is of another configuration: it has no block {name!r} ({layout[name]}), but "
-                f"{sorted(state.factors)}; {advice}"
-            )
-    for name, factors in state.factors.items():
-        if name not in expected:
-            raise ValueError(
-                f"state is of another configuration: its block {name!r} is none of "
-                f"{sorted(expected)}; {advice}"
-            )
-        shapes = {key: tuple(value.shape) for key, value in factors.items()}
-        if shapes != expected[name]:
-            raise ValueError(
-                f"state is of another configuration: block {name!r} must have the factors "
-                f"{expected[name]} ({layout[name]}), got {shapes}; {advice}"
-            )
-        for key, value in factors.items():
-            if value.dtype != naming.factor_dtype:
-                raise ValueError(
-                    f"state has another dtype: factor {key!r} of block {name!r} must be "
-                    f"{jnp.dtype(naming.factor_dtype)}, got {value.dtype}; restore it in the dtype it "
-                    "was saved in"
-                )

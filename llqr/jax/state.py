@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from llqr import structures
 from llqr.config import LLQRConfig
+from llqr.jax.layout import check_layout, make_preconditioner
 from llqr.jax.naming import Naming
-from llqr.jax.optimizer import LLQRState, check_layout, make_preconditioner
+from llqr.jax.optimizer import LLQRState
 from llqr.solvers import Status
 
 

@@ -37,7 +37,7 @@ OPERATIONS = {
     )[1]["y"],
     "cond": lambda b, x: b.cond(x[0, 0] > 9.0, lambda s: s, lambda s: -s, x),
     "select": lambda b, x: b.select(x[0, 0] > 9.0, {"a": (x,)}, {"a": (2.0 * x,)})["a"][0],
-    "map": lambda b, x: b.map(lambda row: row.sum() * row, x),  # 5 rows, 4 at a time
+    "map": lambda b, x: b.map(lambda row: row.sum() * row, x),
     "eigh": lambda b, x: b.eigh(b.asarray(SYMMETRIC, x))[0],
 }
 
@@ -74,6 +74,13 @@ def test_a_schedule_gives_an_integer():
 def test_cond_computes_one_branch_only():
     jaxpr = jax.make_jaxpr(lambda x: JAX.cond(x > 0, jnp.sin, jnp.cos, x))(1.0)
     assert [equation.primitive.name for equation in jaxpr.eqns].count("cond") == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
+def test_map_in_batches_gives_the_same_rows(size):
+    backend = JaxBackend(map_batch_size=size)
+    actual = quick_jit(lambda x: backend.map(lambda row: row.sum() * row, x))(jnp.asarray(X))
+    np.testing.assert_allclose(actual, X.sum(1, keepdims=True) * X, rtol=1e-6)
 
 
 def test_batch_size_of_map_is_checked():

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from llqr.curvature import GaussNewton, Hessian, LossHessian, quadratic_model
 from llqr.divergences import Bernoulli, Categorical, FramewiseCategorical, Gaussian, Laplace, Renyi
-from llqr.jax import linearise
+from llqr.jax import JaxBackend, linearise
 from llqr.jax.naming import Naming
 from tests.jax import networks
 from tests.jax.networks import Case, dense_oracle, quick_jit
@@ -163,10 +163,13 @@ def test_gram_matches_the_products_also_in_chunks():
 
     def grams():
         return [
-            quadratic_model(curvature, problem_of(case, curvature, chunk_size=chunk_size)).gram(
-                lambda coefficients: naming.flatten(restore(coefficients @ basis)), 5
-            )
-            for chunk_size in (None, 3)
+            quadratic_model(
+                curvature,
+                problem_of(
+                    case, curvature, chunk_size=chunk_size, backend=JaxBackend(map_batch_size=k)
+                ),
+            ).gram(lambda coefficients: naming.flatten(restore(coefficients @ basis)), 5)
+            for chunk_size, k in ((None, 1), (3, 1), (3, 4))
         ]
 
     jacobian = oracle.jacobians["output"] @ np.asarray(basis).T
@@ -241,6 +244,7 @@ def test_bfloat16_parameters_give_float32_products():
         ({"params": {}}, ValueError, "empty pytree"),
         ({"params": {"w": jnp.arange(3)}}, TypeError, "floating-point arrays, got dtype int64"),
         ({"outputs_fn": lambda p, b: (b[0], b[0])}, TypeError, "outputs_fn must return an array"),
+        ({"outputs_fn": lambda p, b: (b[0], {"output": b[0]})}, ValueError, "must not be named"),
     ],
 )
 def test_bad_input_is_named(change, error, message):

@@ -358,7 +358,10 @@ def test_bad_arguments_are_named_at_construction():
         make(case._replace(loss_fn=None), optax.sgd(0.1), quick_config())
     span = quick_config(structure="span", inner_solver="direct", solver_options={})
     with pytest.raises(ValueError, match=r"\['update'\]; set apply_to=\"update\""):
-        make(case, optax.sgd(0.1), span).init(case.params)
+        make(case, optax.sgd(0.1), span)
+    by_name = quick_config(structure=lambda name, shape: structures.Span())
+    with pytest.raises(ValueError, match=r"\['update'\]; set apply_to=\"update\""):
+        make(case, optax.sgd(0.1), by_name).init(case.params)
     with pytest.raises(ValueError, match="empty pytree"):
         make(case, optax.sgd(0.1), quick_config()).init({})
     with pytest.raises(TypeError, match="got dtype int32 for 'count'"):
