@@ -142,7 +142,7 @@ class Preconditioner:
                 steps=result.steps,
                 products=result.products,
                 rises=result.rises,
-                damping=damping,
+                damping=self.backend.asarray(damping, state.smoothness),
                 accepted=taken,
                 bad_block=self._bad_block(result, state.step),
             ),
@@ -227,17 +227,17 @@ class Preconditioner:
         positive, one = norm > 0.0, backend.ones((), norm)
         return value * backend.where(positive, target / backend.where(positive, norm, one), one)
 
-    def _damping(self, model: QuadraticModel, state: PreconditionerState) -> Array:
+    def _damping(self, model: QuadraticModel, state: PreconditionerState) -> Array | float:
         damping = self.config.damping
         if isinstance(damping, ConstantDamping):
-            return self.backend.asarray(damping.value, state.smoothness)
+            return float(damping.value)
         return damping.value(self.backend, model.gradient, state.smoothness)
 
     def _judge(
         self,
         problem: FactorProblem,
         result: SolverResult,
-        damping: Array,
+        damping: Array | float,
         state: PreconditionerState,
     ) -> tuple[Array, Array]:
         """Return whether the fit is taken into use, and the new γ."""

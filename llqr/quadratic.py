@@ -40,7 +40,10 @@ class QuadraticModel:
 
     def product(self, direction: Tensors) -> Tensors:
         """Return (C + λI) v: one curvature-vector product."""
-        return tensors.add_scaled(self.curvature_product(direction), self.damping, direction)
+        product = self.curvature_product(direction)
+        if isinstance(self.damping, float) and self.damping == 0.0:
+            return product  # spares a vector of the size of the network
+        return tensors.add_scaled(product, self.damping, direction)
 
     def residual(self, step: Tensors) -> Tensors:
         """Return r = g + (C + λI) δ, the gradient of m at δ: one curvature-vector product."""
@@ -48,4 +51,4 @@ class QuadraticModel:
 
     def value(self, step: Tensors, residual: Tensors) -> Array:
         """Return m(δ) = ½ ⟨g + r, δ⟩ from the residual r at δ: no further product."""
-        return 0.5 * tensors.dot(tensors.add(self.gradient, residual), step)
+        return 0.5 * (tensors.dot(self.gradient, step) + tensors.dot(residual, step))

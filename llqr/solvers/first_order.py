@@ -100,7 +100,7 @@ class AbstractFirstOrder(AbstractInnerSolver):
     ) -> _LoopState:
         """Evaluate m at the factors, then move them unless this was the last look."""
         backend, one, zero = problem.backend, problem.backend.integer(1, like), state.step * 0
-        objective, gradient, _ = problem.evaluate(inputs, state.factors)
+        objective, gradient = problem.evaluate(inputs, state.factors)[:2]
         finite_blocks = problem.finite_blocks(gradient)
         finite = backend.isfinite(objective) & all_true(finite_blocks)
         first = state.step == 0  # nothing to compare with yet
