@@ -14,15 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from llqr.backend import Tensors
 from llqr.curvature import OUTPUT, GaussNewton, Hessian
 from llqr.torch.backend import TorchBackend
 from llqr.torch.evaluation import ModelFunction
+
+_SMALL = 1024
+"""Tensors of fewer elements are not worth asking whether they are zero."""
 
 
 class TorchLinearisation:
@@ -72,7 +76,8 @@ class TorchLinearisation:
             if self._forward is None:
                 outputs = [self._attached[name] for name in names]
                 u = [torch.zeros_like(output, requires_grad=True) for output in outputs]
-                self._forward = (u, gradients(outputs, self._parameters, u, create_graph=True))
+                with saved_tensors_hooks(_without_zeros, _with_zeros):
+                    self._forward = (u, gradients(outputs, self._parameters, u, create_graph=True))
             u, pulled = self._forward
             moved = gradients(*self._along(pulled, direction, u))
         tangents = {name: torch.zeros_like(value) for name, value in self.outputs.items()}
@@ -138,6 +143,34 @@ class TorchLinearisation:
             name: value.detach().to(self._function.dtype)
             for name, value in zip(self._function.parameters, values, strict=True)
         }
+
+
+class _Zeros(NamedTuple):
+    """Stands for a tensor of zeros without its memory."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+def _without_zeros(saved: Tensor) -> Tensor | _Zeros:
+    """Pack what the graph of g_u saves.
+
+    g_u is linear in u and built at u = 0, so everything that was computed from u is zero. It is saved for
+    derivatives in parameters and activations, which are never taken: half of the graph's memory.
+
+    Returns:
+        The tensor itself, or what stands for it if it is zero.
+    """
+    if saved.numel() < _SMALL or bool(saved.any()):
+        return saved
+    return _Zeros(saved.shape, saved.dtype, saved.device)
+
+
+def _with_zeros(packed: Tensor | _Zeros) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    return torch.zeros((), dtype=packed.dtype, device=packed.device).expand(packed.shape)
 
 
 @contextmanager

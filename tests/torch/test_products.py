@@ -381,3 +381,24 @@ def test_one_chunk_is_alive_at_a_time_and_nothing_after_the_products(monkeypatch
     product(model, batch, FISHER)
     assert created[-1]() is None
     assert len(created) == 13  # a single chunk is linearised once for all products
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_forward_products_graph_keeps_no_zeros(name, monkeypatch):
+    """Half of that graph is zero at u = 0; it must not take memory, and products must not change."""
+    model, batch = nets.case(name)
+    expected = product(model, batch, FISHER)[0]
+    stored, replaced = [], []
+
+    def without_zeros(saved):
+        packed = plain(saved)
+        (stored if packed is saved else replaced).append(saved)
+        return packed
+
+    plain = linearisation._without_zeros
+    monkeypatch.setattr(linearisation, "_SMALL", 0)
+    monkeypatch.setattr(linearisation, "_without_zeros", without_zeros)
+    found = product(model, batch, FISHER)[0]
+    assert nets.relative_error(found, expected) < 1e-14
+    assert replaced
+    assert all(bool(saved.any()) for saved in stored)
