@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[2]
 TORCH_MODULES = frozenset({"torch"})
 JAX_MODULES = frozenset({"jax", "jaxlib", "optax", "flax"})
 SHELLS = ("llqr.torch", "llqr.jax")
+# Every other module is core: it must load where neither framework is installed.
+FRAMEWORK_PREFIXES = ("llqr.torch.", "llqr.jax.", "llqr.algoperf.torch_", "llqr.algoperf.jax_")
 
 # Hides packages the way an environment without them does: the path finder does not find them.
 HIDE = """
@@ -36,9 +38,7 @@ def module_names() -> list[str]:
 
 
 def core_module_names() -> list[str]:
-    return [
-        name for name in module_names() if not f"{name}.".startswith(tuple(f"{s}." for s in SHELLS))
-    ]
+    return [name for name in module_names() if not f"{name}.".startswith(FRAMEWORK_PREFIXES)]
 
 
 def run_python(code: str, hidden: frozenset[str] = frozenset()) -> subprocess.CompletedProcess[str]:
