@@ -101,7 +101,8 @@ class AbstractFirstOrder(AbstractInnerSolver):
         """Evaluate m at the factors, then move them unless this was the last look."""
         backend, one, zero = problem.backend, problem.backend.integer(1, like), state.step * 0
         objective, gradient = problem.evaluate(inputs, state.factors)[:2]
-        finite_blocks = problem.finite_blocks(gradient)
+        squares = map_factors(lambda leaf: (leaf * leaf).sum(), gradient)
+        finite_blocks = {name: backend.isfinite(sum(own.values())) for name, own in squares.items()}
         finite = backend.isfinite(objective) & all_true(finite_blocks)
         first = state.step == 0  # nothing to compare with yet
         start = backend.where(first, objective, state.start_objective)
@@ -110,7 +111,7 @@ class AbstractFirstOrder(AbstractInnerSolver):
         above = objective > start + rounding(like) * abs(start)
         status = self._status(backend, state, finite, above, like)
         moving = status == int(Status.RUNNING)
-        clipped = self._clip(backend, gradient)
+        clipped = self._clip(backend, gradient, squares)
         updated, optimizer = self.update(backend, state.factors, clipped, state.optimizer)
         return _LoopState(
             step=state.step + backend.where(moving, one, zero),
@@ -155,13 +156,15 @@ class AbstractFirstOrder(AbstractInnerSolver):
             block_finite=final.block_finite,
         )
 
-    def _clip(self, backend: Backend, gradient: BlockFactors) -> BlockFactors:
+    def _clip(
+        self, backend: Backend, gradient: BlockFactors, squares: BlockFactors
+    ) -> BlockFactors:
+        """Return the gradient with every factor's norm, whose square is given, at most the limit."""
         if self.clip_norm is None:
             return gradient
         limit = float(self.clip_norm)
 
-        def clip(leaf: Array) -> Array:
-            norm = backend.sqrt((leaf * leaf).sum())
-            return leaf * (limit / backend.maximum(norm, limit))
+        def clip(leaf: Array, square: Array) -> Array:
+            return leaf * (limit / backend.maximum(backend.sqrt(square), limit))
 
-        return map_factors(clip, gradient)
+        return map_factors(clip, gradient, squares)

@@ -28,8 +28,8 @@ class FactorProblem:
     sources: Mapping[str, Tensors]
 
     def inputs(self) -> dict[str, Array]:
-        """Return every block's input x."""
-        return {block.name: block.gather(self.backend, self.sources) for block in self.blocks}
+        """Return −x for every block: U is linear, so δ = U(f) (−x) needs no negation later on."""
+        return {block.name: -block.gather(self.backend, self.sources) for block in self.blocks}
 
     @property
     def linear_in_factors(self) -> bool:
@@ -64,7 +64,7 @@ class FactorProblem:
         return scaled, unit * unit
 
     def step(self, inputs: dict[str, Array], factors: BlockFactors) -> Tensors:
-        """Return δ = −U(f) x."""
+        """Return δ = −U(f) x; ``inputs`` as :meth:`inputs` gives them."""
         return self._assemble(
             lambda block: block.structure.apply(
                 self.backend, factors[block.name], inputs[block.name]
@@ -84,7 +84,7 @@ class FactorProblem:
     def _assemble(self, block_value: Callable[[Block], Array]) -> Tensors:
         result: Tensors = {}
         for block in self.blocks:
-            result.update(block.split(-block_value(block)))
+            result.update(block.split(block_value(block)))
         return result
 
     def gradient(
@@ -96,7 +96,7 @@ class FactorProblem:
                 self.backend,
                 factors[block.name],
                 inputs[block.name],
-                -block.join(self.backend, residual),
+                block.join(self.backend, residual),
             )
             for block in self.blocks
         }
