@@ -23,6 +23,9 @@ class ExtraWorkload(Workload):
     output_layer: str
     """First component of the paths of the last layer's parameters; empty for none."""
 
+    target_floor = 0.0
+    """Smallest target on a loss that float32 resolves."""
+
     @abc.abstractmethod
     def _make_splits(self) -> dict[str, data.Split]:
         """Return the splits ``train``, ``validation`` and ``test``."""

@@ -4,7 +4,9 @@ AlgoPerf imports a workload as ``algoperf.workloads.<path>``. Adding this packag
 package's search path makes the extra workloads importable there, without a copy.
 """
 
+import argparse
 import copy
+import importlib
 import runpy
 import sys
 from collections.abc import Sequence
@@ -76,11 +78,16 @@ def run(arguments: Sequence[str]) -> int:
         Its exit status.
     """
     register()
+    # Submissions are imported from the working directory first.
+    sys.path.append(str(source_directory()))
     return _run_script(source_directory() / "submission_runner.py", arguments)
 
 
 def score(arguments: Sequence[str]) -> int:
     """Run AlgoPerf's ``scoring/score_submissions.py`` with the extra workloads registered.
+
+    The script averages over AlgoPerf's eight workloads. Where all results are of extra workloads, these take
+    their place.
 
     Args:
         arguments: its flags.
@@ -89,13 +96,28 @@ def score(arguments: Sequence[str]) -> int:
         Its exit status.
     """
     register()
-    return _run_script(source_directory() / "scoring" / "score_submissions.py", arguments)
+    script = source_directory() / "scoring" / "score_submissions.py"
+    sys.path[:0] = [str(script.parent), str(source_directory())]
+    found = _scored_workloads(arguments)
+    if found and found <= registry.WORKLOADS.keys():
+        from algoperf.workloads import workloads
+
+        workloads.BASE_WORKLOADS[:] = sorted(found)
+        profile = importlib.import_module("performance_profile")
+        profile.NUM_BASE_WORKLOADS = len(found)
+    return _run_script(script, arguments)
+
+
+def _scored_workloads(arguments: Sequence[str]) -> set[str]:
+    """Workloads below ``--submission_directory``, from <submission>/<study>/<workload>_<framework>."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--submission_directory", default="")
+    directory = Path(parser.parse_known_args(list(arguments))[0].submission_directory)
+    return {path.name.rpartition("_")[0] for path in directory.glob("*/*/*_*") if path.is_dir()}
 
 
 def _run_script(script: Path, arguments: Sequence[str]) -> int:
     """Run a script as its own main program, with its imports working from any directory."""
-    sys.path[:0] = [str(script.parent)]
-    sys.path.append(str(source_directory()))
     sys.argv = [str(script), *arguments]
     try:
         runpy.run_path(str(script), run_name="__main__")

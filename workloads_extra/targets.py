@@ -50,6 +50,16 @@ def of(name: str) -> Targets:
     return Targets(**{field: entries[name][field] for field in Targets.__dataclass_fields__})
 
 
+def assume(name: str, targets: Targets) -> None:
+    """Use other targets in this process, which is how targets are set in the first place.
+
+    Args:
+        name: as in the registry.
+        targets: to use.
+    """
+    _read()[name] = vars(targets)
+
+
 @functools.cache
 def _read() -> dict[str, dict]:
     """Read the file once per process."""

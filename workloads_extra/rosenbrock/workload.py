@@ -32,8 +32,6 @@ class BasePlaneWorkload(ExtraWorkload):
     loss_type = LossType.MEAN_ABSOLUTE_ERROR
     output_layer = ""
     target_floor = 1e-6
-    """Smallest target that float32 resolves."""
-
     _split_sizes: ClassVar = {"train": 64, "validation": 8, "test": 8}
 
     function: Callable[[Any, Any, list[Any]], Any]

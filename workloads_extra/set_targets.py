@@ -1,0 +1,293 @@
+"""Set targets and budgets of the extra workloads: ``python -m workloads_extra.set_targets [NAME …]``.
+
+The procedure is AlgoPerf's on a small scale, with NadamW under warm-up and cosine decay as the baseline:
+
+1. Tune: run the baseline for the workload's budget of steps at ``--trials`` points of the search space and
+   keep the point with the best validation metric. Where the target is stated (grokking: 99 % accuracy), keep
+   the one that is there in the fewest steps.
+2. Repeat: run that point with ``--repeats`` other seeds.
+3. The validation target is the median over the repeats of their best validation metric, the test target the
+   worst test metric at those evaluations. No target on a loss is below what float32 resolves.
+4. ``step_hint`` is the budget of steps. ``max_runtime_sec`` is `SLACK` times what the budget took here, at
+   least `SHORTEST_RUNTIME`, so that a slower machine or method has a chance; ``eval_period_sec`` is its
+   hundredth.
+
+Everything but the times is a function of the command: evaluations are made at fixed steps.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workloads_extra import registry, rng, targets
+from workloads_extra.runner.search_space import load_trials
+from workloads_extra.runner.storage import read_json, write_json
+from workloads_extra.runner.submission import Submission, load_submission
+
+BASELINES = Path(__file__).parent / "baselines"
+EVALUATIONS = 50
+"""Evaluations within a budget of steps."""
+
+SLACK = 4.0
+SHORTEST_RUNTIME = 20.0
+
+BUDGETS = {"rosenbrock": 2000, "digits": 1000, "digits_autoencoder": 2000, "grokking": 10000}
+"""Steps of the baseline, by base workload."""
+
+OWN_BUDGETS = {"grokking_mini": 1500}
+"""Steps of the baseline where a variant needs another number."""
+
+STATED_TARGETS = {"grokking": 0.99}
+"""Targets that are part of the definition of a workload, by base workload."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one run of the baseline came to.
+
+    Attributes:
+        validation: best validation metric.
+        test: test metric at that evaluation.
+        step: of that evaluation.
+        seconds: training time of the whole run, without evaluations.
+    """
+
+    validation: float
+    test: float
+    step: int
+    seconds: float
+
+
+class Baseline:
+    """Runs NadamW on one workload.
+
+    Args:
+        name: of the workload.
+        framework: ``jax`` or ``pytorch``.
+    """
+
+    def __init__(self, name: str, framework: str):
+        self._workload = registry.make_workload(name, framework)
+        self._framework = framework
+        self._submission: Submission = load_submission(
+            str(BASELINES / f"nadamw_{framework}" / "submission.py")
+        )
+        base = registry.base_name(name)
+        self.steps = OWN_BUDGETS.get(name, BUDGETS[base])
+        self.batch_size = self._submission.get_batch_size(base)
+        self.stated_target = STATED_TARGETS.get(base)
+        self.minimise = self._workload.target_metric_name == "loss"
+        self.floor = self._workload.target_floor
+
+    def better(self, value: float, other: float) -> bool:
+        """Return whether a metric is strictly better than another one; nothing is worse than NaN."""
+        if math.isnan(other):
+            return not math.isnan(value)
+        return value < other if self.minimise else value > other
+
+    def run(self, hyperparameters: Any, seed: int, max_steps: int) -> Outcome:
+        """Train for a number of steps, or until the stated target is reached.
+
+        Args:
+            hyperparameters: of the baseline.
+            seed: of data and model.
+            max_steps: where to stop; the schedule ends at the budget in any case.
+
+        Returns:
+            The outcome.
+        """
+        data_rng, model_rng, optimizer_rng, eval_rng = rng.split(
+            rng.make_rng(self._framework, seed), 4
+        )
+        workload, submission = self._workload, self._submission
+        queue = workload._build_input_queue(data_rng, "train", "", self.batch_size)
+        params, model_state = workload.init_model_fn(model_rng)
+        state = submission.init_optimizer_state(
+            workload, params, model_state, hyperparameters, optimizer_rng
+        )
+        best, period, evaluating = None, max(self.steps // EVALUATIONS, 1), 0.0
+        start = time.perf_counter()
+        for step in range(1, max_steps + 1):
+            state, params, model_state = submission.update_params(
+                workload,
+                params,
+                workload.model_params_types,
+                model_state,
+                hyperparameters,
+                next(queue),
+                workload.loss_type,
+                state,
+                [],
+                step - 1,
+                rng.fold_in(optimizer_rng, step),
+            )
+            if step % period == 0 or step == max_steps:
+                before = time.perf_counter()
+                found = self._evaluate(params, model_state, eval_rng, step)
+                evaluating += time.perf_counter() - before
+                best = (
+                    found
+                    if best is None or self.better(found.validation, best.validation)
+                    else best
+                )
+                if self.stated_target is not None and not self.better(
+                    self.stated_target, best.validation
+                ):
+                    break
+        seconds = (time.perf_counter() - start - evaluating) * self.steps / step
+        return Outcome(**{**vars(best), "seconds": seconds})
+
+    def _evaluate(self, params: Any, model_state: Any, eval_rng: Any, step: int) -> Outcome:
+        """Metrics of a step."""
+        metrics = self._workload.eval_model(
+            self._workload.eval_batch_size, params, model_state, eval_rng, "", None, step
+        )
+        name = self._workload.target_metric_name
+        return Outcome(
+            validation=metrics[f"validation/{name}"],
+            test=metrics[f"test/{name}"],
+            step=step,
+            seconds=0.0,
+        )
+
+    def tune(self, points: Sequence[Any], seed: int, report: Any) -> Any:
+        """Return the best of some points of the search space.
+
+        Args:
+            points: hyperparameters to try.
+            seed: of data and model, the same for all.
+            report: called with a line of text after every run.
+
+        Returns:
+            The best point.
+        """
+        chosen, best, limit = None, None, self.steps
+        for number, point in enumerate(points, start=1):
+            outcome = self.run(point, seed, limit)
+            reached = self.stated_target is not None and not self.better(
+                self.stated_target, outcome.validation
+            )
+            if best is None or reached or self.better(outcome.validation, best.validation):
+                chosen, best = point, outcome
+            if reached:
+                # A later point has to be there earlier.
+                limit = max(outcome.step - 1, 1)
+            report(f"  {number}/{len(points)} {outcome} {point}")
+            if limit == 1:
+                break
+        return chosen
+
+
+def set_targets(name: str, framework: str, trials: int, repeats: int, seed: int) -> dict[str, Any]:
+    """Return the entry of a workload.
+
+    Args:
+        name: of the workload.
+        framework: ``jax`` or ``pytorch``.
+        trials: points of the search space to try.
+        repeats: seeds of the best point.
+        seed: of the tuning; the repeats use the following ones.
+
+    Returns:
+        Targets, budget, and how they came about.
+    """
+    baseline = Baseline(name, framework)
+    _assume_budget(name, baseline.steps)
+    points = load_trials(str(BASELINES / "tuning_search_space.json"), trials, seed)
+    point = baseline.tune(points, seed, print)
+    outcomes = [baseline.run(point, seed + 1 + index, baseline.steps) for index in range(repeats)]
+    print(*(f"  repeat {outcome}" for outcome in outcomes), sep="\n", flush=True)
+    runtime = max(SLACK * max(outcome.seconds for outcome in outcomes), SHORTEST_RUNTIME)
+    worst = max if baseline.minimise else min
+    if baseline.stated_target is None:
+        validation = statistics.median(outcome.validation for outcome in outcomes)
+        test = worst(outcome.test for outcome in outcomes)
+    else:
+        validation = test = baseline.stated_target
+    return {
+        "validation_target": _presentable(validation, baseline),
+        "test_target": _presentable(test, baseline),
+        "step_hint": baseline.steps,
+        "max_runtime_sec": _two_digits(runtime),
+        "eval_period_sec": _two_digits(runtime / 100),
+        "procedure": {
+            "framework": framework,
+            "trials": trials,
+            "batch_size": baseline.batch_size,
+            "hyperparameters": point._asdict(),
+            "repeats": [vars(outcome) for outcome in outcomes],
+        },
+    }
+
+
+def _assume_budget(name: str, steps: int) -> None:
+    """Let the baseline's schedule end at the budget, whatever the file says so far."""
+    targets.assume(
+        name,
+        targets.Targets(
+            validation_target=math.nan,
+            test_target=math.nan,
+            step_hint=steps,
+            max_runtime_sec=math.inf,
+            eval_period_sec=math.inf,
+        ),
+    )
+
+
+def _presentable(value: float, baseline: Baseline) -> float:
+    """Round towards the easier side: losses up to three digits, accuracies down to four places."""
+    if not baseline.minimise:
+        return math.floor(value * 1e4) / 1e4
+    value = max(value, baseline.floor)
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return float(f"{math.ceil(value / unit - 1e-9) * unit:.3g}")
+
+
+def _two_digits(value: float) -> float:
+    """Round to two significant digits."""
+    return float(f"{value:.2g}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Set the targets of the named workloads and write the file after each.
+
+    Args:
+        arguments: of the command line by default.
+
+    Returns:
+        Exit status.
+    """
+    parser = argparse.ArgumentParser(prog="python -m workloads_extra.set_targets")
+    parser.add_argument(
+        "names", nargs="*", default=list(registry.WORKLOADS), help="workloads; all by default"
+    )
+    parser.add_argument("--framework", choices=registry.FRAMEWORKS, default="jax")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in registry.WORKLOADS]
+    if unknown:
+        parser.error(registry.unknown_workload(unknown[0]))
+    for name in options.names:
+        print(name, flush=True)
+        entry = set_targets(name, options.framework, options.trials, options.repeats, options.seed)
+        content = read_json(targets.PATH)
+        content["workloads"][name] = entry
+        write_json(targets.PATH, content)
+        print(
+            json.dumps({key: entry[key] for key in targets.Targets.__dataclass_fields__}),
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
