@@ -85,7 +85,7 @@ assert llqr.__version__ == importlib.metadata.version("llqr")
 
 for file in package.rglob("*.py"):
     parts = file.relative_to(package).with_suffix("").parts
-    if parts[0] not in ("torch", "jax"):
+    if parts[0] not in ("torch", "jax") and not parts[-1].startswith(("torch_", "jax_")):
         importlib.import_module(".".join(("llqr", *parts)).removesuffix(".__init__"))
 
 # With a diagonal curvature c the best diagonal U is 1 / (c + λ).
