@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from workloads_extra import official
 from workloads_extra.runner.errors import RunnerError
-from workloads_extra.runner.experiment import Experiment, TrialResult
+from workloads_extra.runner.experiment import Experiment
 from workloads_extra.runner.options import parse
+from workloads_extra.runner.results import TrialResult
 from workloads_extra.runner.search_space import MissingHyperparameterError
 
 

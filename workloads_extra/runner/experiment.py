@@ -10,7 +10,7 @@ import datetime
 import secrets
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +21,11 @@ from workloads_extra.runner.console import ProgressLine
 from workloads_extra.runner.errors import RunnerError
 from workloads_extra.runner.metadata import meta_data
 from workloads_extra.runner.options import OFFICIAL_ONLY
+from workloads_extra.runner.results import RESULT, TrialResult, finished_result, summarise
 from workloads_extra.runner.search_space import load_trials, make_hyperparameters
 from workloads_extra.runner.storage import make_directory, read_json, write_json
 from workloads_extra.runner.submission import batch_sizes, load_submission
 from workloads_extra.runner.training import Trial
-
-RESULT = "result.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialResult:
-    """Outcome of a trial.
-
-    Attributes:
-        trial: number, from 1.
-        submission_time: seconds of it until the trial stopped.
-        global_step: steps until it stopped.
-        stopped_by: ``targets``, ``max_runtime``, ``max_global_steps`` or ``submission``.
-        time_to_target: submission time of the first evaluation at the validation target, None if never.
-        steps_to_target: its step.
-        best_validation: best value of the target metric on the validation split, None without evaluation.
-        hyperparameters: of the trial, None under the self-tuning ruleset.
-    """
-
-    trial: int
-    submission_time: float
-    global_step: int
-    stopped_by: str
-    time_to_target: float | None
-    steps_to_target: int | None
-    best_validation: float | None
-    hyperparameters: dict[str, Any] | None
 
 
 class Experiment:
@@ -134,7 +108,7 @@ class Experiment:
     def _run_trial(self, index: int) -> TrialResult:
         """Run one trial, or read the result it had."""
         directory = self._directory / f"trial_{index + 1}"
-        finished = _finished(directory, self._options.max_global_steps)
+        finished = finished_result(directory, self._options.max_global_steps)
         if finished is not None:
             return finished
         hyperparameters = self._store_hyperparameters(directory, self._hyperparameters[index])
@@ -156,7 +130,7 @@ class Experiment:
         )
         self._describe(directory, trial.progress)
         stopped_by = trial.run()
-        result = self._summarise(index + 1, trial.progress, stopped_by, hyperparameters)
+        result = summarise(self._workload, index + 1, trial.progress, stopped_by, hyperparameters)
         line.close(result.global_step, result.submission_time, stopped_by)
         if self._runtime.is_main:
             write_json(directory / RESULT, asdict(result))
@@ -181,32 +155,6 @@ class Experiment:
             about = meta_data(self._workload, progress.rng_seed)
             write_json(directory / f"meta_data_{count}.json", about)
             write_json(directory / f"flags_{count}.json", vars(self._options))
-
-    def _summarise(
-        self, number: int, progress: Progress, stopped_by: str, hyperparameters: Any
-    ) -> TrialResult:
-        """Put the result of a trial together."""
-        metric = f"validation/{self._workload.target_metric_name}"
-        values = [metrics[metric] for _, metrics in progress.eval_results]
-        best = min if self._workload.target_metric_name == "loss" else max
-        first = next(
-            (
-                (step, metrics["accumulated_submission_time"])
-                for step, metrics in progress.eval_results
-                if self._workload.has_reached_validation_target(metrics)
-            ),
-            (None, None),
-        )
-        return TrialResult(
-            trial=number,
-            submission_time=progress.train_state["accumulated_submission_time"],
-            global_step=progress.global_step,
-            stopped_by=stopped_by,
-            time_to_target=first[1],
-            steps_to_target=first[0],
-            best_validation=best(values, default=None),
-            hyperparameters=hyperparameters and hyperparameters._asdict(),
-        )
 
 
 def _check(options: Any) -> None:
@@ -252,15 +200,3 @@ def _claim(directory: Path, *, overwrite: bool, resume: bool) -> None:
             f"{directory} exists; continue it with --resume_last_run or --overwrite it"
         )
     make_directory(directory)
-
-
-def _finished(directory: Path, max_global_steps: int | None) -> TrialResult | None:
-    """Result of a trial that has nothing left to do."""
-    path = directory / RESULT
-    if not path.exists():
-        return None
-    result = TrialResult(**read_json(path))
-    limited = result.stopped_by == "max_global_steps"
-    if limited and (max_global_steps is None or max_global_steps > result.global_step):
-        return None
-    return result

@@ -1,0 +1,78 @@
+"""The procedure that sets targets, on a budget of a few steps."""
+
+import json
+
+import pytest
+
+from workloads_extra import registry, set_targets, targets
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture
+def small_file(tmp_path, monkeypatch):
+    """A copy of the file of targets, and budgets of a few steps."""
+    path = tmp_path / "targets.json"
+    path.write_text(targets.PATH.read_text())
+    monkeypatch.setattr(targets, "PATH", path)
+    monkeypatch.setattr(set_targets, "BUDGETS", {"rosenbrock": 12, "grokking": 4})
+    monkeypatch.setattr(set_targets, "OWN_BUDGETS", {})
+    targets._read.cache_clear()
+    yield path
+    targets._read.cache_clear()
+
+
+def command(*names):
+    arguments = ["--framework=pytorch", "--trials=2", "--repeats=3", *names]
+    return set_targets.main(arguments)
+
+
+def test_the_command_writes_the_median_of_the_repeats(small_file, capsys):
+    before = json.loads(small_file.read_text())["workloads"]
+    assert command("rosenbrock") == 0
+    after = json.loads(small_file.read_text())["workloads"]
+    entry = after["rosenbrock"]
+    found = sorted(run["validation"] for run in entry["procedure"]["repeats"])
+    assert len(found) == 3
+    assert entry["validation_target"] == pytest.approx(found[1], rel=1e-2)
+    assert entry["validation_target"] >= found[1]
+    assert entry["test_target"] >= max(run["test"] for run in entry["procedure"]["repeats"])
+    assert entry["step_hint"] == 12
+    assert entry["max_runtime_sec"] == set_targets.SHORTEST_RUNTIME
+    assert {name: before[name] for name in before if name != "rosenbrock"} == {
+        name: after[name] for name in after if name != "rosenbrock"
+    }
+    assert command("rosenbrock") == 0
+    again = json.loads(small_file.read_text())["workloads"]["rosenbrock"]
+    assert again["validation_target"] == entry["validation_target"]
+    assert "repeat" in capsys.readouterr().out
+
+
+def test_a_stated_target_is_kept(small_file):
+    assert command("grokking_mini") == 0
+    entry = json.loads(small_file.read_text())["workloads"]["grokking_mini"]
+    assert (entry["validation_target"], entry["test_target"]) == (0.99, 0.99)
+
+
+def test_unknown_workloads_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        command("digit")
+    assert "did you mean 'digits'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("digits", 0.98765, 0.9876),
+        ("digits_autoencoder", 16.321, 16.4),
+        ("digits_autoencoder", 16.3, 16.3),
+        ("rosenbrock", 3.2101e-5, 3.22e-5),
+        ("rosenbrock", 1e-12, 1e-6),
+    ],
+)
+def test_targets_are_rounded_to_the_easier_side(name, value, shown):
+    assert set_targets._presentable(value, set_targets.Baseline(name, "pytorch")) == shown
+
+
+def test_every_workload_has_a_budget():
+    assert set_targets.BUDGETS.keys() == {registry.base_name(name) for name in registry.WORKLOADS}
