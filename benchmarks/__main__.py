@@ -40,7 +40,10 @@ def measure(part: str, options: argparse.Namespace) -> Iterable[list[dict[str, A
     """Yield the tables of one part."""
     for framework in options.frameworks:
         if part == "solvers":
-            yield refresh.solvers(framework, ("scalar", "diagonal", "kronecker", "span"))
+            for reduction in ("sum", "mean"):
+                yield refresh.solvers(
+                    framework, ("scalar", "diagonal", "kronecker", "span"), reduction
+                )
             continue
         for network in options.networks:
             if part == "cost":

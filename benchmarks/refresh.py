@@ -120,8 +120,11 @@ def _peak(
     return int(done.stdout.split()[-1])
 
 
-def solvers(framework: str, structures: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return the objective reached against products spent, per solver, on the transformer (Fisher)."""
+def solvers(framework: str, structures: tuple[str, ...], reduction: str) -> list[dict[str, Any]]:
+    """Return the objective reached against products spent, per solver, on the transformer (Fisher).
+
+    The published inner learning rate belongs to the Fisher summed over the batch (``reduction="sum"``).
+    """
     case = make_case(framework, "transformer")
     rows = []
     for structure in structures:
@@ -135,6 +138,7 @@ def solvers(framework: str, structures: tuple[str, ...]) -> list[dict[str, Any]]
         for label, solver, options in contestants:
             config = configure(
                 curvature="fisher",
+                curvature_options={"curvature_reduction": reduction},
                 structure=structure,
                 inner_solver=solver,
                 solver_options=options,
@@ -143,6 +147,7 @@ def solvers(framework: str, structures: tuple[str, ...]) -> list[dict[str, Any]]
             rows.append(
                 {
                     "framework": framework,
+                    "fisher": reduction,
                     "structure": structure,
                     "solver": label,
                     "products": int(fit.products),
