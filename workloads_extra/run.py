@@ -30,8 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.official_runner or official.knows(options.workload):
             return official.run([flag for flag in arguments if "official_runner" not in flag])
-        for result in Experiment(options).run():
-            print(_line(options, result))
+        experiment = Experiment(options)
+        results = experiment.run()
+        if experiment.is_main:
+            print(*(_line(options, result) for result in results), sep="\n")
     except (RunnerError, MissingHyperparameterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -91,6 +91,11 @@ class Experiment:
         self._runtime.agree(0.0)
         return directory
 
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and prints the results."""
+        return self._runtime.is_main
+
     def run(self) -> list[TrialResult]:
         """Run the trials that are not finished.
 
@@ -101,7 +106,10 @@ class Experiment:
         numbers = range(len(self._hyperparameters))
         selected = numbers[options.hparam_start_index : options.hparam_end_index]
         try:
-            return [self._run_trial(index) for index in selected]
+            results = [self._run_trial(index) for index in selected]
+            # A process that left first would break the connections of one still at work.
+            self._runtime.agree(0.0)
+            return results
         finally:
             self._runtime.close()
 
