@@ -3,8 +3,8 @@
 The procedure is AlgoPerf's on a small scale, with NadamW under warm-up and cosine decay as the baseline:
 
 1. Tune: run the baseline for the workload's budget of steps at ``--trials`` points of the search space and
-   keep the point with the best validation metric. Where the target is stated (grokking: 99 % accuracy), keep
-   the one that is there in the fewest steps.
+   keep the point with the best validation metric. Where the validation target is stated (grokking: 99 %
+   accuracy), keep the one that is there in the fewest steps.
 2. Repeat: run that point with ``--repeats`` other seeds.
 3. The validation target is the median over the repeats of their best validation metric, the test target the
    worst test metric at those evaluations. No target on a loss is below what float32 resolves.
@@ -206,11 +206,10 @@ def set_targets(name: str, framework: str, trials: int, repeats: int, seed: int)
     print(*(f"  repeat {outcome}" for outcome in outcomes), sep="\n", flush=True)
     runtime = max(SLACK * max(outcome.seconds for outcome in outcomes), SHORTEST_RUNTIME)
     worst = max if baseline.minimise else min
-    if baseline.stated_target is None:
+    test = worst(outcome.test for outcome in outcomes)
+    validation = baseline.stated_target
+    if validation is None:
         validation = statistics.median(outcome.validation for outcome in outcomes)
-        test = worst(outcome.test for outcome in outcomes)
-    else:
-        validation = test = baseline.stated_target
     return {
         "validation_target": _presentable(validation, baseline),
         "test_target": _presentable(test, baseline),
