@@ -5,6 +5,7 @@ everything with ``--official_runner``, are handed over to AlgoPerf's own runner,
 registered.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -54,5 +55,18 @@ def _line(options: object, result: TrialResult) -> str:
     )
 
 
+def leave(status: int) -> None:
+    """End the process.
+
+    Under torchrun without running destructors: gloo's threads, torn down while the other process still
+    closes its end, abort the interpreter now and then after all work is done and written.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

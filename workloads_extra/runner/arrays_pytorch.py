@@ -52,8 +52,8 @@ class PytorchRuntime:
         return shared.item()
 
     def close(self) -> None:
-        """Leave the process group."""
-        if self._here.distributed:
+        """Leave the process group, unless the process ends at once (``workloads_extra.run.leave``)."""
+        if self._here.distributed and self._here.device.type == "cuda":
             dist.destroy_process_group()
 
     def encode(self, model: Model) -> tuple[None, bytes]:
