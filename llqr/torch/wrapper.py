@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 Closure = Callable[[], Any]
 
 
-class AbstractWrapper(Optimizer):
+class AbstractWrapper(Optimizer, abc.ABC):
     """An optimizer whose ``param_groups``, ``state`` and ``defaults`` are the base optimizer's very own.
 
     Args:
@@ -80,13 +81,13 @@ class AbstractWrapper(Optimizer):
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 
+    @abc.abstractmethod
     def _packed(self) -> dict[str, Any]:
         """Return what the state dict holds beside the base optimizer's."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _checked(self, state_dict: dict[str, Any]) -> Callable[[], None]:
         """Return a function that loads the wrapper's part; raise if it does not belong here."""
-        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickle and deepcopy keep: all but hooks and what schedulers patch in."""
