@@ -177,9 +177,7 @@ def _without_device_axis(trees: Any) -> Any:
 
     AlgoPerf restores with ``flax.jax_utils.replicate``, which stacks one copy per device.
     """
-    scales = [leaf for leaf in jax.tree.leaves(trees[0]) if jnp.issubdtype(leaf.dtype, jnp.integer)]
-    # Every counter of an optimizer state is 0-d.
-    if all(leaf.ndim == 0 for leaf in scales):
+    if find_states(trees[0])[0].skipped.ndim == 0:
         return trees
     return jax.tree.map(lambda leaf: leaf[0], trees)
 

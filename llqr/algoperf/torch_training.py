@@ -70,9 +70,7 @@ class TorchTrainer:
             parameter.grad = None
         loss, outputs, model_state = self._loss(model, model_state, batch, rng)
         loss.backward()
-        limit = self.recipe.gradient_clip
-        with_gradient = [value for value in self._parameters if value.grad is not None]
-        norm = nn.utils.clip_grad_norm_(with_gradient, float("inf") if limit is None else limit)
+        norm = self._clipped_gradient_norm()
         self._update(self._curvature(batch, outputs) if self.optimizer.fit_is_due else None)
         self.steps += 1
         return model_state, {"loss": loss.detach(), "grad_norm": norm}
@@ -142,6 +140,16 @@ class TorchTrainer:
             probe=probe,
             processes=world_size(),
         )
+
+    @torch.no_grad()
+    def _clipped_gradient_norm(self) -> Tensor:
+        """Return the norm of the gradient, and scale the gradient down to the limit if there is one."""
+        gradients = [value.grad for value in self._parameters if value.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self.recipe.gradient_clip is not None:
+            share = torch.clamp(self.recipe.gradient_clip / torch.clamp(norm, min=1e-16), max=1.0)
+            torch._foreach_mul_(gradients, share)
+        return norm
 
     @torch.no_grad()
     def _update(self, chosen: CurvatureBatch | None) -> None:

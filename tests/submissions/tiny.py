@@ -36,7 +36,6 @@ class Graph(NamedTuple):
 
 
 FEATURES, HIDDEN, CLASSES, FRAMES = 5, 6, 4, 7
-KINDS = ("softmax", "tokens", "labels", "sigmoid", "squared", "absolute", "ctc", "graph")
 _LOSS_TYPES = {
     "sigmoid": LossType.SIGMOID_CROSS_ENTROPY,
     "squared": LossType.MEAN_SQUARED_ERROR,
