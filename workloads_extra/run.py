@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from workloads_extra import official
 from workloads_extra.runner.errors import RunnerError
 from workloads_extra.runner.experiment import Experiment
-from workloads_extra.runner.options import parse
+from workloads_extra.runner.options import parse, without_own_flags
 from workloads_extra.runner.results import TrialResult
 from workloads_extra.runner.search_space import MissingHyperparameterError
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         if options.official_runner or official.knows(options.workload):
-            return official.run([flag for flag in arguments if "official_runner" not in flag])
+            return official.run(without_own_flags(arguments))
         experiment = Experiment(options)
         results = experiment.run()
         if experiment.is_main:

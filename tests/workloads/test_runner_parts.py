@@ -9,7 +9,7 @@ import pytest
 
 from workloads_extra.runner import search_space, storage
 from workloads_extra.runner.errors import RunnerError, StorageError
-from workloads_extra.runner.options import parse
+from workloads_extra.runner.options import parse, without_own_flags
 
 REQUIRED = ["--workload=w", "--framework=jax", "--submission_path=s.py"]
 REQUIRED += ["--experiment_dir=d", "--experiment_name=n"]
@@ -129,3 +129,10 @@ def test_a_switch_is_true_or_false(capsys):
     with pytest.raises(SystemExit):
         parse([*REQUIRED, "--overwrite=maybe"])
     assert "must be true or false, got 'maybe'" in capsys.readouterr().err
+
+
+def test_the_official_runner_gets_every_flag_but_the_one_it_does_not_know():
+    flags = ["--workload", "mnist", "--experiment_dir=/tmp/official_runner", "--overwrite", "true"]
+    own = [["--official_runner"], ["--official_runner=true"], ["--noofficial_runner"]]
+    for flag in [*own, ["--official_runner", "true"]]:
+        assert without_own_flags([*flags[:3], *flag, *flags[3:]]) == flags

@@ -56,7 +56,7 @@ def _add_recording_flags(parser: argparse.ArgumentParser) -> None:
 def _add_official_flags(parser: argparse.ArgumentParser) -> None:
     """What only AlgoPerf's own runner understands, and the flag that calls it."""
     only = "official runner only"
-    _add_boolean(parser, "official_runner", False, "hand over to AlgoPerf's submission_runner.py")
+    _add_boolean(parser, *_OFFICIAL_RUNNER)
     parser.add_argument("--data_dir", default="~/data", help="data of official workloads")
     parser.add_argument("--imagenet_v2_data_dir", help=only)
     parser.add_argument("--librispeech_tokenizer_vocab_path", default="", help=only)
@@ -65,6 +65,7 @@ def _add_official_flags(parser: argparse.ArgumentParser) -> None:
         _add_boolean(parser, name, False, only)
 
 
+_OFFICIAL_RUNNER = ("official_runner", False, "hand over to AlgoPerf's submission_runner.py")
 OFFICIAL_ONLY = ("use_wandb", "profile", "capture_jax_trace", "set_pytorch_max_split_size")
 """Switches that this runner refuses because it would ignore them."""
 
@@ -104,3 +105,17 @@ def parse(arguments: Sequence[str]) -> Any:
         A namespace with one attribute per flag.
     """
     return make_parser().parse_args(arguments)
+
+
+def without_own_flags(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without the flag that AlgoPerf's runner does not know.
+
+    Args:
+        arguments: without the program's name.
+
+    Returns:
+        The other arguments, in their order.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_boolean(parser, *_OFFICIAL_RUNNER)
+    return parser.parse_known_args(list(arguments))[1]
