@@ -201,6 +201,7 @@ def test_a_full_disk_loses_no_finished_trial(run, monkeypatch, capsys):
         ({"tuning_ruleset": "self"}, "not allowed with --tuning_ruleset=self"),
         ({"num_tuning_trials": 0}, "--num_tuning_trials must be at least 1"),
         ({"max_global_steps": 0}, "--max_global_steps must be at least 1"),
+        ({"eval_period_steps": 0}, "--eval_period_steps must be at least 1"),
         ({"use_wandb": True}, "--use_wandb needs AlgoPerf's own runner"),
         ({"overwrite": True, "resume_last_run": True}, "exclude each other"),
     ],
@@ -280,6 +281,44 @@ def test_time_is_counted_as_the_protocol_says(run, monkeypatch):
     result = storage.read_json(run.trial("pytorch", 1) / "result.json")
     assert result["stopped_by"] == "max_runtime"
     assert result["submission_time"] == 13
+
+
+def test_evaluations_at_fixed_steps_do_not_depend_on_time(run, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    assert run(eval_period_steps=4, max_global_steps=10, save_checkpoints=False) == 0
+    evaluations = rows(run.trial("pytorch", 1) / "eval_measurements.csv")
+    assert [row["global_step"] for row in evaluations] == ["1", "4", "8", "10"]
+
+
+def test_time_ends_a_trial_between_evaluations_at_fixed_steps(run, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    cls = registry.workload_class("rosenbrock", "pytorch")
+    monkeypatch.setattr(cls, "max_allowed_runtime_sec", 5.0)
+    baseline = __import__("workloads_extra.baselines.nadamw_pytorch.submission", fromlist=["x"])
+
+    def slow_selection(workload, queue, *args):
+        clock.now += 2.0
+        return next(queue)
+
+    monkeypatch.setattr(baseline, "data_selection", slow_selection)
+    assert run(eval_period_steps=1000, save_checkpoints=False) == 0
+    result = storage.read_json(run.trial("pytorch", 1) / "result.json")
+    assert (result["stopped_by"], result["global_step"]) == ("max_runtime", 3)
+
+
+def test_the_validation_target_alone_ends_a_trial_on_request(run, monkeypatch):
+    cls = registry.workload_class("rosenbrock", "pytorch")
+    monkeypatch.setattr(cls, "validation_target_value", 1e9)
+    monkeypatch.setattr(cls, "test_target_value", -1.0)
+    flags = {"eval_period_steps": 2, "max_global_steps": 5, "save_checkpoints": False}
+    assert run(**flags) == 0
+    result = storage.read_json(run.trial("pytorch", 1) / "result.json")
+    assert (result["stopped_by"], result["global_step"]) == ("max_global_steps", 5)
+    assert run(experiment_name="stopped", ignore_test_target=True, **flags) == 0
+    result = storage.read_json(run.trial("pytorch", 1, "stopped") / "result.json")
+    assert (result["stopped_by"], result["global_step"]) == ("targets", 1)
 
 
 def test_self_tuning_has_one_trial_and_more_time(run, tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ class Settings:
         eval_batch_size: global, for evaluation.
         max_runtime: submission time after which the trial stops, in seconds.
         max_global_steps: steps after which it stops, or None.
+        eval_period_steps: steps between evaluations, or None for the workload's period in seconds.
+        ignore_test_target: whether the validation target alone ends the trial.
         data_dir: for workloads that read files.
         skip_evals: whether to never evaluate.
         save_checkpoints: whether to save one at every evaluation and at the end.
@@ -30,6 +32,8 @@ class Settings:
     eval_batch_size: int
     max_runtime: float
     max_global_steps: int | None = None
+    eval_period_steps: int | None = None
+    ignore_test_target: bool = False
     data_dir: str = ""
     skip_evals: bool = False
     save_checkpoints: bool = True

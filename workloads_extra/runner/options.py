@@ -34,6 +34,18 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--rng_seed", type=int, help="seed of the run; drawn if not given")
     add("--max_global_steps", type=int, help="steps after which a trial stops")
     _add_boolean(parser, "skip_evals", False, "never evaluate")
+    add(
+        "--eval_period_steps",
+        type=int,
+        help="evaluate after the first step and then every so many steps, instead of by the clock; "
+        "steps to target then do not depend on the machine's speed (not in AlgoPerf)",
+    )
+    _add_boolean(
+        parser,
+        "ignore_test_target",
+        False,
+        "stop at the validation target, which is the one that is scored (not in AlgoPerf)",
+    )
     _add_boolean(
         parser, "torch_compile", False, "compile PyTorch models (AlgoPerf's default is true)"
     )

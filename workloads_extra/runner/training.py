@@ -2,9 +2,10 @@
 
 The protocol is AlgoPerf's. Submission time covers data selection, ``update_params`` and
 ``prepare_for_eval``; evaluation, records and checkpoints are not counted. An evaluation is due when the
-workload's period has passed since the last one ended, so the first follows the first step. A run stops when
-validation and test target are reached, when the submission time is used up (1.5 times as much under the
-self-tuning ruleset), at ``max_global_steps``, or when the submission says so.
+workload's period has passed since the last one ended, so the first follows the first step; with a period in
+steps, which AlgoPerf does not have, steps to target repeat exactly. A run stops when validation and test
+target are reached (the first alone where the other is to be ignored), when the submission time is used up
+(1.5 times as much under the self-tuning ruleset), at ``max_global_steps``, or when the submission says so.
 """
 
 import inspect
@@ -102,7 +103,8 @@ class Trial:
     def _stopped_by(self) -> str | None:
         """Why the trial is over, None while it is not."""
         state, limit = self.progress.train_state, self._settings.max_global_steps
-        if state["validation_goal_reached"] and state["test_goal_reached"]:
+        tested = state["test_goal_reached"] or self._settings.ignore_test_target
+        if state["validation_goal_reached"] and tested:
             return "targets"
         if not state["is_time_remaining"]:
             return "max_runtime"
@@ -194,8 +196,17 @@ class Trial:
         """Whether the period has passed, or the last step was done."""
         if self._settings.skip_evals:
             return False
+        if self._settings.eval_period_steps is not None:
+            step = self.progress.global_step
+            due = step == 1 or step % self._settings.eval_period_steps == 0
+            return due or self._is_last_step() or self._is_out_of_time()
         since = self._step_end - self.progress.train_state["last_eval_time"]
         return since >= self._workload.eval_period_time_sec or self._is_last_step()
+
+    def _is_out_of_time(self) -> bool:
+        """Whether the submission time is used up, which between evaluations only the clock tells."""
+        used = self.progress.train_state["accumulated_submission_time"]
+        return used >= self._settings.max_runtime
 
     def _prepare_and_evaluate(self, preparation_rng: Any, eval_rng: Any) -> None:
         """Prepare, timed; evaluate, untimed, if there is time left; then save."""
