@@ -49,6 +49,7 @@ STRUCTURES: Mapping[str, Callable[..., AbstractStructure]] = {
     "ekfac": structures.EKFAC,
     "separable_ekfac": structures.SeparableEKFAC,
     "low_rank": structures.LowRank,
+    "lodo": structures.LODO,
     "span": structures.Span,
 }
 SOLVERS: Mapping[str, Callable[..., solvers.AbstractInnerSolver]] = {

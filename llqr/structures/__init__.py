@@ -12,11 +12,13 @@ from llqr.structures.dense import Dense
 from llqr.structures.ekfac import EKFAC, SeparableEKFAC
 from llqr.structures.elementwise import Diagonal, Scalar
 from llqr.structures.kronecker import Kronecker
+from llqr.structures.lodo import LODO
 from llqr.structures.low_rank import LowRank
 from llqr.structures.span import Span
 
 __all__ = [
     "EKFAC",
+    "LODO",
     "AbstractStructure",
     "Block",
     "Dense",

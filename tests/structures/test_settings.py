@@ -2,7 +2,7 @@
 
 import pytest
 
-from llqr.structures import EKFAC, Dense, Diagonal, Kronecker, LowRank, Scalar, Span
+from llqr.structures import EKFAC, LODO, Dense, Diagonal, Kronecker, LowRank, Scalar, Span
 
 WRONG = [
     (lambda: Scalar(per="model"), r"per must be .*'model'"),
@@ -12,6 +12,9 @@ WRONG = [
     (lambda: Kronecker(max_factor_dim=2.5), r"max_factor_dim must be an integer .*got 2.5"),
     (lambda: EKFAC(max_factor_dim=True), r"max_factor_dim must be an integer .*got True"),
     (lambda: LowRank(rank=-1), r"rank must be an integer of at least 1, got -1"),
+    (lambda: LODO(depth=0), r"depth must be an integer of at least 1, got 0"),
+    (lambda: LODO(symmetric=1), r"symmetric must be True or False, got 1"),
+    (lambda: LODO(per="model"), r"per must be .*'model'"),
     (lambda: Span(directions=()), r"directions must .*got \(\)"),
     (lambda: Span(directions=("input", "input")), r"none twice"),
     (lambda: Span(directions="gradient"), r"directions must be a tuple .*'gradient'"),
