@@ -23,6 +23,7 @@ from llqr.config import LLQRConfig
 from llqr.curvature import quadratic_model
 from llqr.jax.backend import JaxBackend
 from llqr.jax.batches import batch_size, first_examples
+from llqr.jax.convolutions import with_fast_convolutions
 from llqr.jax.layout import check_layout, check_sources, make_preconditioner
 from llqr.jax.linearise import linearise
 from llqr.jax.naming import Naming, has_masked, like_tree, unmask
@@ -148,7 +149,8 @@ class _Wrapper:
                 return fitted(preconditioner, old, model, sources.get("update"))
 
             due = finite & preconditioner.is_due(state.preconditioner)
-            fresh = lax.cond(due, fit, lambda old: old, state.preconditioner)
+            refresh = with_fast_convolutions(fit)
+            fresh = lax.cond(due, refresh, lambda old: old, state.preconditioner)
             return preconditioner.precondition(fresh, sources)
 
         if self.config.apply_to == "gradient":
