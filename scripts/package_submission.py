@@ -24,6 +24,7 @@ FUNCTIONS = (
     "prepare_for_eval",
     "data_selection",
 )
+RULESETS = ("external_tuning", "self_tuning")
 FRAMEWORKS = {"jax": "torch", "pytorch": "jax"}
 """Framework a submission's name ends with ↦ folder of the library it does not need."""
 
@@ -34,7 +35,8 @@ class PackagingError(Exception):
 
 def known_submissions(root: Path = ROOT) -> dict[str, Path]:
     """Return "ruleset/name" ↦ folder."""
-    files = sorted((root / "submissions").glob("*/*/submission.py"))
+    folders = [root / "submissions" / ruleset for ruleset in RULESETS]
+    files = sorted(path for folder in folders for path in folder.glob("*/submission.py"))
     return {"/".join(path.parts[-3:-1]): path.parent for path in files}
 
 

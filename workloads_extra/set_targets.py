@@ -31,7 +31,9 @@ from workloads_extra.runner.search_space import load_trials
 from workloads_extra.runner.storage import read_json, write_json
 from workloads_extra.runner.submission import Submission, load_submission
 
-BASELINES = Path(__file__).parent / "baselines"
+ROOT = Path(__file__).parents[1]
+BASELINES = ROOT / "submissions" / "baselines"
+SEARCH_SPACE = ROOT / "tuning_search_spaces" / "ranges" / "nadamw.json"
 EVALUATIONS = 50
 """Evaluations within a budget of steps."""
 
@@ -200,7 +202,7 @@ def set_targets(name: str, framework: str, trials: int, repeats: int, seed: int)
     """
     baseline = Baseline(name, framework)
     _assume_budget(name, baseline.steps)
-    points = load_trials(str(BASELINES / "tuning_search_space.json"), trials, seed)
+    points = load_trials(str(SEARCH_SPACE), trials, seed)
     point = baseline.tune(points, seed, print)
     outcomes = [baseline.run(point, seed + 1 + index, baseline.steps) for index in range(repeats)]
     print(*(f"  repeat {outcome}" for outcome in outcomes), sep="\n", flush=True)

@@ -11,7 +11,7 @@ import pytest
 from workloads_extra.runner import checkpoints
 
 ROOT = Path(__file__).parents[2]
-BASELINES = "workloads_extra/baselines"
+BASELINES = "submissions/baselines"
 STEPS = 20
 
 
@@ -21,7 +21,7 @@ def run(tmp_path, framework, name, launcher=(), **environment):
         "workload": "digits_autoencoder",
         "framework": framework,
         "submission_path": f"{BASELINES}/nadamw_{framework}/submission.py",
-        "tuning_search_space": f"{BASELINES}/tuning_search_space.json",
+        "tuning_search_space": "tuning_search_spaces/ranges/nadamw.json",
         "experiment_dir": str(tmp_path),
         "experiment_name": name,
         "rng_seed": 0,

@@ -13,7 +13,7 @@ import pytest
 from workloads_extra import official
 
 ROOT = Path(__file__).parents[2]
-BASELINES = "workloads_extra/baselines"
+BASELINES = "submissions/baselines"
 
 needs_algoperf = [
     pytest.mark.algoperf,
@@ -53,7 +53,7 @@ def run(directory, framework, *flags):
         "--workload=rosenbrock",
         f"--framework={framework}",
         f"--submission_path={BASELINES}/nadamw_{framework}/submission.py",
-        f"--tuning_search_space={BASELINES}/tuning_search_space.json",
+        "--tuning_search_space=tuning_search_spaces/ranges/nadamw.json",
         f"--experiment_dir={directory}",
         "--experiment_name=study_0",
         "--rng_seed=1",

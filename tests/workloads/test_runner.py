@@ -13,7 +13,7 @@ from workloads_extra.run import main
 from workloads_extra.runner import checkpoints, storage, training
 from workloads_extra.runner.submission import batch_sizes
 
-BASELINES = Path("workloads_extra/baselines")
+BASELINES = Path("submissions/baselines")
 FRAMEWORKS = {"jax": "jax", "pytorch": "torch"}
 
 
@@ -33,7 +33,7 @@ def run(tmp_path, monkeypatch):
             "workload": "rosenbrock",
             "framework": framework,
             "submission_path": str(BASELINES / f"nadamw_{framework}/submission.py"),
-            "tuning_search_space": str(BASELINES / "tuning_search_space.json"),
+            "tuning_search_space": "tuning_search_spaces/ranges/nadamw.json",
             "experiment_dir": str(tmp_path),
             "experiment_name": "study_0",
             "rng_seed": 3,
@@ -195,12 +195,16 @@ def test_a_full_disk_loses_no_finished_trial(run, monkeypatch, capsys):
     [
         ({"workload": "digit"}, "did you mean 'digits'"),
         ({"submission_path": "nowhere/submission.py"}, "must name an existing Python file"),
-        ({"submission_path": str(BASELINES / "common.py")}, "does not define init_optimizer_state"),
+        (
+            {"submission_path": str(BASELINES / "wiring/common.py")},
+            "does not define init_optimizer_state",
+        ),
         ({"tuning_search_space": None}, "--tuning_search_space is required"),
         ({"tuning_search_space": "nowhere.json"}, "does not exist"),
         ({"tuning_ruleset": "self"}, "not allowed with --tuning_ruleset=self"),
         ({"num_tuning_trials": 0}, "--num_tuning_trials must be at least 1"),
         ({"max_global_steps": 0}, "--max_global_steps must be at least 1"),
+        ({"runtime_factor": 0}, "--runtime_factor must be positive"),
         ({"eval_period_steps": 0}, "--eval_period_steps must be at least 1"),
         ({"use_wandb": True}, "--use_wandb needs AlgoPerf's own runner"),
         ({"overwrite": True, "resume_last_run": True}, "exclude each other"),
@@ -269,7 +273,7 @@ def test_time_is_counted_as_the_protocol_says(run, monkeypatch):
         return next(queue)
 
     monkeypatch.setattr(cls, "eval_model", slow_eval)
-    baseline = __import__("workloads_extra.baselines.nadamw_pytorch.submission", fromlist=["x"])
+    baseline = __import__("submissions.baselines.nadamw_pytorch.submission", fromlist=["x"])
     monkeypatch.setattr(baseline, "data_selection", slow_selection)
     assert run(save_checkpoints=False) == 0
     evaluations = rows(run.trial("pytorch", 1) / "eval_measurements.csv")
@@ -296,7 +300,7 @@ def test_time_ends_a_trial_between_evaluations_at_fixed_steps(run, monkeypatch):
     monkeypatch.setattr(training, "time", clock)
     cls = registry.workload_class("rosenbrock", "pytorch")
     monkeypatch.setattr(cls, "max_allowed_runtime_sec", 5.0)
-    baseline = __import__("workloads_extra.baselines.nadamw_pytorch.submission", fromlist=["x"])
+    baseline = __import__("submissions.baselines.nadamw_pytorch.submission", fromlist=["x"])
 
     def slow_selection(workload, queue, *args):
         clock.now += 2.0
@@ -306,6 +310,9 @@ def test_time_ends_a_trial_between_evaluations_at_fixed_steps(run, monkeypatch):
     assert run(eval_period_steps=1000, save_checkpoints=False) == 0
     result = storage.read_json(run.trial("pytorch", 1) / "result.json")
     assert (result["stopped_by"], result["global_step"]) == ("max_runtime", 3)
+    assert run(experiment_name="x", eval_period_steps=1000, runtime_factor=2) == 0
+    result = storage.read_json(run.trial("pytorch", 1, "x") / "result.json")
+    assert (result["stopped_by"], result["global_step"]) == ("max_runtime", 5)
 
 
 def test_the_validation_target_alone_ends_a_trial_on_request(run, monkeypatch):
@@ -324,8 +331,8 @@ def test_the_validation_target_alone_ends_a_trial_on_request(run, monkeypatch):
 def test_self_tuning_has_one_trial_and_more_time(run, tmp_path, monkeypatch):
     submission = tmp_path / "submission.py"
     submission.write_text(
-        "from workloads_extra.baselines.nadamw_pytorch.submission import *\n"
-        "from workloads_extra.baselines.nadamw_pytorch import submission as tuned\n"
+        "from submissions.baselines.nadamw_pytorch.submission import *\n"
+        "from submissions.baselines.nadamw_pytorch import submission as tuned\n"
         "from types import SimpleNamespace\n"
         "def init_optimizer_state(workload, params, state, hyperparameters, rng):\n"
         "    assert hyperparameters is None\n"

@@ -122,6 +122,8 @@ def _check(options: Any) -> None:
         raise RunnerError("--overwrite and --resume_last_run exclude each other")
     if options.max_global_steps is not None and options.max_global_steps < 1:
         raise RunnerError(f"--max_global_steps must be at least 1, got {options.max_global_steps}")
+    if options.runtime_factor <= 0:
+        raise RunnerError(f"--runtime_factor must be positive, got {options.runtime_factor}")
     if options.eval_period_steps is not None and options.eval_period_steps < 1:
         raise RunnerError(
             f"--eval_period_steps must be at least 1, got {options.eval_period_steps}"

@@ -1,11 +1,25 @@
 """What is recorded beside the measurements of a trial."""
 
+import functools
 import importlib.metadata
 import os
 import platform
 from typing import Any
 
-_PACKAGES = ("llqr", "jax", "jaxlib", "flax", "optax", "torch", "numpy", "algoperf")
+_PACKAGES = (
+    "llqr",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "torch",
+    "numpy",
+    "algoperf",
+    "schedulefree",
+    "prodigyopt",
+    "pytorch_optimizer",
+    "kfac-jax",
+)
 _SKIPPED = ("param_shapes", "model_params_types")
 
 
@@ -29,11 +43,12 @@ def meta_data(workload: Any, rng_seed: int) -> dict[str, Any]:
         "python_version": platform.python_version(),
         "cpu_count": os.cpu_count(),
     }
-    return {**properties, **machine, **_versions(), "rng_seed": rng_seed}
+    return {**properties, **machine, **versions(), "rng_seed": rng_seed}
 
 
-def _versions() -> dict[str, str]:
-    """Versions of what is installed."""
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of what is installed, as ``version.<package>``."""
     found = {}
     for package in _PACKAGES:
         try:

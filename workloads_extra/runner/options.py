@@ -40,6 +40,12 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="evaluate after the first step and then every so many steps, instead of by the clock; "
         "steps to target then do not depend on the machine's speed (not in AlgoPerf)",
     )
+    add(
+        "--runtime_factor",
+        type=float,
+        default=1.0,
+        help="multiplies the submission time that is allowed (not in AlgoPerf)",
+    )
     _add_boolean(
         parser,
         "ignore_test_target",

@@ -60,7 +60,9 @@ class TrialRunner:
         sizes = batch_sizes(
             self._submission, options.workload, workload, self._runtime.device_count
         )
-        budget = SELF_TUNING_BUDGET if options.tuning_ruleset == "self" else 1.0
+        budget = options.runtime_factor
+        if options.tuning_ruleset == "self":
+            budget *= SELF_TUNING_BUDGET
         return Settings(
             framework=options.framework,
             batch_size=sizes[0],

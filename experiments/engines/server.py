@@ -1,0 +1,167 @@
+"""A process that has a framework loaded and forks one process per trial.
+
+Loading a framework takes seconds, forking milliseconds, and a forked process is as good as a new one while
+the server has touched no device and started no thread. Started as ``python -m experiments.engines.server
+FRAMEWORK``, it reads one JSON object per line,
+
+    {"id": 3, "folder": "…/trial_1", "environment": {…}, "processes": 1, "timeout": null}
+
+and writes ``{"id": 3, "status": 0}`` when that trial's process has ended (a negative status is a signal).
+When its input ends, because the program that started it is done or dead, it kills what still runs.
+"""
+
+import ctypes
+import importlib
+import importlib.util
+import json
+import os
+import selectors
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from workloads_extra.runner.metadata import versions
+
+PRELOADED = {
+    "jax": ("jax", "optax", "workloads_extra.runner.arrays_jax", "workloads_extra.jax_workload"),
+    "pytorch": (
+        "torch",
+        "workloads_extra.runner.arrays_pytorch",
+        "workloads_extra.pytorch_workload",
+    ),
+}
+PRELOADED_IF_THERE = ("sklearn.datasets",)
+"""What some workloads import, and takes long."""
+LOG = "log.txt"
+_PR_SET_PDEATHSIG = 1
+
+
+class Server:
+    """Forks trials and waits for them.
+
+    Args:
+        answers: where to write.
+    """
+
+    def __init__(self, answers: Any):
+        self._answers = answers
+        self._running: dict[int, tuple[int, int]] = {}
+        self._selector = selectors.DefaultSelector()
+        self._pending = b""
+
+    def serve(self) -> None:
+        """Work until the input ends."""
+        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        while True:
+            for key, _ in self._selector.select():
+                if key.fd == sys.stdin.fileno():
+                    data = os.read(key.fd, 1 << 16)
+                    if not data:
+                        return
+                    self._read(data)
+                else:
+                    self._reap(key.fd)
+
+    def _read(self, data: bytes) -> None:
+        """Start what whole lines ask for."""
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            self._start(json.loads(line))
+
+    def _start(self, order: dict[str, Any]) -> None:
+        """Fork a trial; the end of its side of a pipe tells when it has ended."""
+        ours, its = os.pipe()
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            os.close(ours)
+            _die_with(server)
+            os._exit(_trial(order))
+        os.close(its)
+        self._running[ours] = (pid, order["id"])
+        self._selector.register(ours, selectors.EVENT_READ)
+
+    def _reap(self, pipe: int) -> None:
+        """Report a process that has ended."""
+        self._selector.unregister(pipe)
+        os.close(pipe)
+        pid, number = self._running.pop(pipe)
+        _, status = os.waitpid(pid, 0)
+        print(
+            json.dumps({"id": number, "status": os.waitstatus_to_exitcode(status)}),
+            file=self._answers,
+            flush=True,
+        )
+
+    def kill(self) -> None:
+        """End what still runs."""
+        for pid, _ in self._running.values():
+            os.kill(pid, signal.SIGKILL)
+        for pid, _ in self._running.values():
+            os.waitpid(pid, 0)
+
+
+def _die_with(parent: int) -> None:
+    """Ask the system, where it can do so, to kill this process when the server dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _trial(order: dict[str, Any]) -> int:
+    """Run a trial in a forked process, its output in its folder; return the exit status."""
+    folder = Path(order["folder"])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.environ.update(order["environment"])
+    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if order["timeout"] is not None:
+        # Nobody handles the signal, so it ends the process.
+        signal.setitimer(signal.ITIMER_REAL, order["timeout"])
+    processes = order["processes"]
+    if processes > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc_per_node={processes}", "-m", "experiments.trial", str(folder)]
+        os.execv(sys.executable, command)
+    from experiments import trial
+
+    status = trial.main([str(folder)])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def main(arguments: list[str]) -> int:
+    """Load a framework and serve.
+
+    Args:
+        arguments: the framework.
+
+    Returns:
+        Exit status.
+    """
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # Ctrl-C is for the program that started this one, which then closes the input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("experiments.trial", *PRELOADED[arguments[0]]):
+        importlib.import_module(name)
+    for name in PRELOADED_IF_THERE:
+        if importlib.util.find_spec(name.partition(".")[0]) is not None:
+            importlib.import_module(name)
+    versions()
+    server = Server(answers)
+    try:
+        server.serve()
+    finally:
+        server.kill()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

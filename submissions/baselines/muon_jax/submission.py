@@ -1,0 +1,28 @@
+"""Baseline in JAX: Muon of optax for matrices, Adam for the rest, warm-up and cosine."""
+
+from typing import Any
+
+import optax
+import optax.contrib
+
+from submissions.baselines.wiring.jax import JaxBaseline
+
+
+def make(hyperparameters: Any, schedule: Any, workload: Any) -> optax.GradientTransformation:
+    """Return the optimizer."""
+    return optax.contrib.muon(
+        schedule,
+        beta=1.0 - hyperparameters.one_minus_beta1,
+        adam_b2=hyperparameters.beta2,
+        weight_decay=hyperparameters.weight_decay,
+        adam_weight_decay=hyperparameters.weight_decay,
+    )
+
+
+_baseline = JaxBaseline(make)
+
+get_batch_size = _baseline.get_batch_size
+init_optimizer_state = _baseline.init_optimizer_state
+update_params = _baseline.update_params
+prepare_for_eval = _baseline.prepare_for_eval
+data_selection = _baseline.data_selection

@@ -1,0 +1,142 @@
+"""One training step in JAX around any optax transformation, and a submission made of it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from submissions.baselines.wiring.common import (
+    data_selection,
+    get_batch_size,
+    label_smoothing,
+    model_options,
+    warmup_steps,
+)
+from workloads_extra.spec import ForwardPassMode
+
+Make = Callable[[Any, Any, Any], optax.GradientTransformation]
+"""(hyperparameters, schedule, workload) ↦ transformation; schedule is warm-up and cosine to the peak
+``hyperparameters.learning_rate``."""
+
+
+class JaxBaseline:
+    """AlgoPerf's submission functions.
+
+    Args:
+        make: makes the transformation.
+        evaluated: (optimizer state, parameters) ↦ parameters to evaluate, for methods that train at one
+            point and evaluate at another.
+        needs_objective: whether the transformation wants the loss as ``obj_fn(params)``.
+    """
+
+    get_batch_size = staticmethod(get_batch_size)
+    data_selection = staticmethod(data_selection)
+
+    def __init__(
+        self,
+        make: Make,
+        evaluated: Callable[[Any, Any], Any] | None = None,
+        needs_objective: bool = False,
+    ):
+        self._make = make
+        self._evaluated = evaluated
+        self._needs_objective = needs_objective
+
+    def init_optimizer_state(
+        self, workload: Any, model_params: Any, model_state: Any, hyperparameters: Any, rng: Any
+    ) -> tuple[Any, ...]:
+        """Return state, compiled step and, where they differ from those evaluated, training parameters."""
+        optimizer = optax.with_extra_args_support(
+            self._make(hyperparameters, schedule(workload, hyperparameters), workload)
+        )
+        step = self._compiled(workload, optimizer, hyperparameters)
+        held = () if self._evaluated is None else (jax.tree.map(jnp.copy, model_params),)
+        # Some states hold the very arrays of the parameters, and neither may be given away twice.
+        state = jax.tree.map(jnp.copy, optimizer.init(model_params))
+        return state, step, *held
+
+    def _compiled(self, workload: Any, optimizer: Any, hyperparameters: Any) -> Callable[..., Any]:
+        """Return one step as a compiled function that gives the memory of its inputs to its outputs."""
+        loss_fn = functools.partial(_mean_loss, workload, hyperparameters)
+
+        @functools.partial(jax.jit, donate_argnums=(0, 1))
+        def step(params: Any, state: Any, model_state: Any, batch: Any, rng: Any) -> Any:
+            gradient, new_state = jax.grad(loss_fn, has_aux=True)(params, model_state, batch, rng)
+            extra = {}
+            if self._needs_objective:
+                extra["obj_fn"] = lambda values: loss_fn(values, model_state, batch, rng)[0]
+            updates, state = optimizer.update(gradient, state, params, **extra)
+            return optax.apply_updates(params, updates), state, new_state
+
+        return step
+
+    def update_params(
+        self,
+        workload: Any,
+        current_param_container: Any,
+        current_params_types: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        batch: dict[str, Any],
+        loss_type: Any,
+        optimizer_state: tuple[Any, ...],
+        eval_results: list[Any],
+        global_step: int,
+        rng: Any,
+        train_state: Any = None,
+    ) -> tuple[Any, Any, Any]:
+        """Do one step."""
+        state, step, *held = optimizer_state
+        params = held[0] if held else current_param_container
+        params, state, model_state = step(params, state, model_state, batch, rng)
+        return (state, step, *([params] if held else [])), params, model_state
+
+    def prepare_for_eval(
+        self,
+        workload: Any,
+        current_param_container: Any,
+        current_params_types: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        loss_type: Any,
+        optimizer_state: tuple[Any, ...],
+        eval_results: list[Any],
+        global_step: int,
+        rng: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Return the parameters to evaluate."""
+        params = current_param_container
+        if self._evaluated is not None:
+            state, _, held = optimizer_state
+            params = self._evaluated(state, held)
+        return optimizer_state, params, model_state
+
+
+def schedule(workload: Any, hyperparameters: Any) -> optax.Schedule:
+    """Return linear warm-up and cosine decay to zero at the workload's step hint."""
+    warmup = warmup_steps(workload, hyperparameters)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, hyperparameters.learning_rate, warmup, max(workload.step_hint, warmup + 1)
+    )
+
+
+def _mean_loss(
+    workload: Any, hyperparameters: Any, params: Any, model_state: Any, batch: Any, rng: Any
+) -> tuple[jax.Array, Any]:
+    """Return the mean training loss and the new model state."""
+    outputs, new_model_state = workload.model_fn(
+        params,
+        batch,
+        model_state,
+        ForwardPassMode.TRAIN,
+        rng,
+        update_batch_norm=True,
+        **model_options(hyperparameters),
+    )
+    loss = workload.loss_fn(
+        batch["targets"], outputs, batch.get("weights"), label_smoothing(hyperparameters)
+    )
+    return loss["summed"] / loss["n_valid_examples"], new_model_state

@@ -1,0 +1,99 @@
+"""The report: sentences, tables, pictures and the page."""
+
+import re
+
+import pytest
+
+from experiments import bootstrap, records, report, report_command, summary, tables
+from experiments.errors import ExperimentError
+from tests.experiments.made_up import record
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(bootstrap, "DRAWS", 100)
+
+
+def comparison():
+    """Three studies: adamw needs 40, 50, 60 steps, llqr 20, 25 and misses once; muon fails."""
+    found = [record(40 + 10 * k, study=k, seed=k) for k in range(3)]
+    found += [record(None, study=k, seed=k, trial=2) for k in range(3)]
+    for k, steps in enumerate((20, 25, None)):
+        found.append(record(steps, study=k, seed=k, submission="llqr"))
+        found.append(record(reason="ValueError: a|b", study=k, seed=k, submission="muon"))
+    return found
+
+
+def test_the_verdict_says_who_wins_by_how_much_and_how_sure():
+    (sentence,) = tables.verdicts(summary.entries(comparison()))
+    assert sentence.startswith(
+        "digits, JAX: llqr needs fewest steps (25; adamw 50, ratio 0.5–missed"
+    )
+
+
+def test_the_verdict_says_where_the_subject_loses():
+    found = [record(10, submission="adamw"), record(30, submission="llqr")]
+    (sentence,) = tables.verdicts(summary.entries(found))
+    assert "llqr loses to it: 3 times (3–3) its steps, 3 times (3–3) its seconds" in sentence
+    found = [record(10, submission="adamw"), record(None, submission="llqr")]
+    (sentence,) = tables.verdicts(summary.entries(found))
+    assert "llqr loses: it misses the target in 1 of 1 studies" in sentence
+    (sentence,) = tables.verdicts(summary.entries([record(None)]))
+    assert sentence == "digits, JAX: no submission reaches the target."
+
+
+def test_the_table_of_a_workload():
+    table = tables.times(summary.entries(comparison()), "jax", "digits", "adamw")
+    assert table.title == "digits, JAX: validation/accuracy at least 0.95"
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert list(rows) == ["llqr", "adamw", "muon"]
+    assert rows["adamw"][:3] == ("3/3", "3/6", "50 (40–60)")
+    assert rows["llqr"][:3] == ("2/3", "2/3", "25 (20–missed)")
+    assert rows["llqr"][3].startswith("0.5 (")
+    assert rows["muon"][2] == "missed"
+
+
+def test_failures_are_listed_with_their_reasons():
+    assert tables.failures(comparison()).rows == [("muon", "JAX", "digits", "3", "ValueError: a|b")]
+
+
+def test_the_report_is_one_page_with_pictures_inside(tmp_path):
+    text = report.write(comparison(), tmp_path, title="A < B")
+    assert str(tmp_path / "report.html") in text
+    page = (tmp_path / "report.html").read_text()
+    assert "<title>A &lt; B</title>" in page
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:)", page)
+    assert 'name="viewport"' in page
+    pictures = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert pictures == [
+        "digits_best_jax.png",
+        "digits_median_jax.png",
+        "profiles_seconds_jax.png",
+        "profiles_steps_jax.png",
+    ]
+    assert page.count("data:image/png;base64,") == len(pictures)
+    markdown = (tmp_path / "report.md").read_text()
+    assert "| llqr | 2/3 |" in markdown
+    assert "a\\|b" in markdown
+    for name in re.findall(r"\]\((.*?)\)", markdown):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_reference_must_be_there(tmp_path):
+    with pytest.raises(ExperimentError, match="reference must be one of adamw, llqr, muon"):
+        report.write(comparison(), tmp_path, reference="sgd")
+    with pytest.raises(ExperimentError, match="no records"):
+        report.write([], tmp_path)
+
+
+def test_the_command_reads_several_folders_and_collects(tmp_path, capsys):
+    for number, found in enumerate((comparison()[:6], comparison()[6:])):
+        for each in found:
+            records.save(each, tmp_path / str(number))
+    folders = [str(tmp_path / "0"), str(tmp_path / "1")]
+    assert report_command.main([*folders, "--out", str(tmp_path / "all"), "--collect"]) == 0
+    first = (tmp_path / "all/report.md").read_bytes()
+    assert report_command.main([str(tmp_path / "all")]) == 0
+    assert (tmp_path / "all/report.md").read_bytes() == first
+    assert report_command.main([str(tmp_path / "none")]) == 2
+    assert "no records" in capsys.readouterr().err

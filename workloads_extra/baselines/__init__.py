@@ -1,1 +1,0 @@
-"""Submissions that the targets are set with."""

@@ -1,1 +1,0 @@
-"""NadamW in PyTorch."""
