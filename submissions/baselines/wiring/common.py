@@ -83,7 +83,9 @@ def label_smoothing(hyperparameters: Any) -> float:
 
 
 def _fields(hyperparameters: Any) -> dict[str, Any]:
-    """Return the fields of a named tuple or a namespace."""
+    """Fields of a named tuple or a namespace; none of None, which self-tuning submissions get."""
+    if hyperparameters is None:
+        return {}
     if hasattr(hyperparameters, "_asdict"):
         return hyperparameters._asdict()
     return vars(hyperparameters)
