@@ -1,7 +1,9 @@
 """The runner end to end: files, protocol, resuming, and what happens when something is wrong."""
 
+import contextlib
 import errno
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -188,6 +190,40 @@ def test_a_full_disk_loses_no_finished_trial(run, monkeypatch, capsys):
     assert run(num_tuning_trials=3, max_global_steps=3, resume_last_run=True) == 0
     assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
     assert (run.trial("pytorch", 3) / "result.json").exists()
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """Let the system refuse to write more into a file than so many bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Without this the signal ends the process instead of failing the write.
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_write_that_the_system_refuses_leaves_no_part_of_a_file(run, capsys):
+    trials = {"num_tuning_trials": 2, "max_global_steps": 3}
+    assert run(**trials, hparam_end_index=1) == 0
+    finished = run.trial("pytorch", 1)
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    # Tables and settings are smaller than this, checkpoints are larger.
+    with files_of_at_most(5000):
+        assert run(**trials, resume_last_run=True) == 2
+    message = capsys.readouterr().err
+    assert "checkpoint_1: File too large" in message
+    assert "what was written before is intact" in message
+    second = {path.name for path in run.trial("pytorch", 2).iterdir()}
+    assert "measurements.csv" in second
+    assert not [name for name in second if name.startswith((".", "checkpoint", "result"))]
+    assert run(**trials, resume_last_run=True) == 0
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+    assert (run.trial("pytorch", 2) / "result.json").exists()
 
 
 @pytest.mark.parametrize(
