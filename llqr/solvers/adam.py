@@ -15,7 +15,9 @@ from llqr.solvers.problem import FactorProblem, first_factor, map_factors
 from llqr.structures.blocks import BlockFactors
 
 
-class _AdamState(NamedTuple):
+class AdamState(NamedTuple):
+    """Both moments of the gradient and the powers of their decays."""
+
     first: BlockFactors
     second: BlockFactors
     powers: tuple[Array, Array]  # b1ᵗ, b2ᵗ
@@ -42,11 +44,11 @@ class Adam(AbstractFirstOrder):
         check_fraction("b2", self.b2, 0.999)
         check_positive("epsilon", self.epsilon, 1e-8)
 
-    def init(self, problem: FactorProblem, factors: BlockFactors) -> _AdamState:
+    def init(self, problem: FactorProblem, factors: BlockFactors) -> AdamState:
         """Return zero moments."""
         zeros = map_factors(lambda leaf: 0.0 * leaf, factors)
         one = problem.backend.asarray(1.0, first_factor(factors))
-        return _AdamState(zeros, zeros, (one, one))
+        return AdamState(zeros, zeros, (one, one))
 
     def update(
         self, backend: Backend, factors: BlockFactors, gradient: BlockFactors, state: Any
@@ -63,4 +65,4 @@ class Adam(AbstractFirstOrder):
             return f - self.learning_rate * (m / (1.0 - power1)) / root
 
         moved = map_factors(move, factors, first, second)
-        return moved, _AdamState(first, second, (power1, power2))
+        return moved, AdamState(first, second, (power1, power2))
