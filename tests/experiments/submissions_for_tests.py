@@ -8,6 +8,16 @@ FAILURES = {
     "killed": "import os\ndef update_params(*args, **kwargs):\n    os.kill(os.getpid(), 9)\n",
     "endless": "import time\ndef update_params(*args, **kwargs):\n    time.sleep(60)\n",
     "leaving": "import os\ndef update_params(*args, **kwargs):\n    os._exit(7)\n",
+    # A trial's parent is a server, whose parent is what started it: kills that one, once.
+    "losing": (
+        "import os, pathlib\n_update = update_params\ndef update_params(*args, **kwargs):\n"
+        "    marker = pathlib.Path(__file__).parent / 'lost'\n"
+        "    if kwargs['global_step'] == 2 and not marker.exists():\n"
+        "        marker.touch()\n"
+        "        status = pathlib.Path(f'/proc/{os.getppid()}/stat').read_text()\n"
+        "        os.kill(int(status.rpartition(')')[2].split()[1]), 9)\n"
+        "    return _update(*args, **kwargs)\n"
+    ),
     "slow": (
         "import time\n_update = update_params\ndef update_params(*args, **kwargs):\n"
         "    time.sleep(0.01)\n    return _update(*args, **kwargs)\n"
