@@ -1,5 +1,5 @@
 # Two commands do all the set-up on a machine with Python 3.11 or later, its venv module, and make:
-#   make demo    trains with and without LLQR, in torch and in JAX, and reports
+#   make demo    compares LLQR with a tuned baseline, in torch and in JAX, and reports
 #   make test    format, lint, types, tests
 # Each creates $(VENV) and installs into it first; later runs find it up to date.
 
@@ -11,13 +11,13 @@ BENCHMARK_ARGS ?=
 
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-EXTRAS := torch,jax,demo,test
+EXTRAS := torch,jax,experiments,baselines,search,ray,test
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test benchmark clean
 
 help:
-	@echo "make demo        train on digits and Rosenbrock, base optimizer alone and with LLQR around it"
+	@echo "make demo        compare LLQR with tuned NadamW on digits and Rosenbrock; DEMO_ARGS as scripts/compare.py"
 	@echo "make test        ruff format --check, ruff check, pyright, pytest"
 	@echo "make benchmark   cost of a curvature refresh in gradient evaluations, peak memory"
 	@echo "make clean       remove $(VENV), builds and caches; results/ stays"

@@ -134,4 +134,6 @@ def complete(
             engine.run(state.todo, root, progress)
         finally:
             progress.close()
+        if stream is not None:
+            print(f"{progress.outside():.1%} of the workers' time outside trials", file=stream)
     return inspect(specs, root).done

@@ -45,6 +45,7 @@ class Progress:
         self._stream = stream
         self._terminal = stream is not None and stream.isatty()
         self._written = -math.inf
+        self._started, self._inside = time.monotonic(), 0.0
 
     def __call__(self, event: Event) -> None:
         """Take in that a trial started or ended."""
@@ -57,6 +58,7 @@ class Progress:
             self._durations[_kind(spec)].append(time.monotonic() - started)
             self.done += 1
             self.failed += record.failed
+            self._inside += record.wall_seconds
             self._compare(record)
             if record.failed:
                 self._print_line(f"failed: {spec.title}: {record.reason}")
@@ -70,6 +72,11 @@ class Progress:
         key = spec.workload
         if steps < self._best.get(key, (math.inf, ""))[0]:
             self._best[key] = (steps, f"{spec.submission} {spec.framework}")
+
+    def outside(self) -> float:
+        """Return the share of the workers' time so far in which they ran no trial."""
+        whole = (time.monotonic() - self._started) * self._workers
+        return max(1.0 - self._inside / whole, 0.0) if whole > 0.0 else 0.0
 
     def seconds_left(self) -> float | None:
         """Return the estimate of the time left; None before any trial has ended."""

@@ -19,7 +19,6 @@ NEEDS = {
     "soap_pytorch": ["pytorch_optimizer"],
     "prodigy_pytorch": ["prodigyopt"],
     "schedule_free_adamw_pytorch": ["schedulefree"],
-    "kfac_jax": ["kfac_jax"],
 }
 HYPERPARAMETERS = {"one_minus_beta1": 0.1, "beta2": 0.99, "warmup_factor": 0.002}
 LEARNING_RATES = {"nesterov": 0.1, "lion": 1e-3, "sophia": 3e-3, "prodigy": 1.0, "muon": 2e-2}

@@ -18,7 +18,6 @@ _PACKAGES = (
     "schedulefree",
     "prodigyopt",
     "pytorch_optimizer",
-    "kfac-jax",
 )
 _SKIPPED = ("param_shapes", "model_params_types")
 
