@@ -6,10 +6,10 @@ This is ``scripts/compare.py`` at a small size; its flags can be given to change
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.compare_command import main
+from experiments.submissions import ROOT
 
 SMALL = [
     *("--submissions", "nadamw", "llqr", "self_tuning/llqr"),

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments.errors import ExperimentError
+from experiments.plan import TrialSpec
 from experiments.submissions import ROOT
 
 
@@ -56,25 +58,25 @@ class Client:
     def submit(
         self,
         number: int,
-        folder: Path,
+        spec: TrialSpec,
+        root: Path,
         environment: Mapping[str, str],
-        processes: int = 1,
         timeout: float | None = None,
     ) -> None:
         """Have a trial started.
 
         Args:
             number: to report it under.
-            folder: with its ``spec.json``.
+            spec: of the trial.
+            root: folder of the comparison.
             environment: variables of this trial.
-            processes: that share it.
             timeout: seconds after which it is ended by SIGALRM.
         """
         order = {
             "id": number,
-            "folder": str(folder.resolve()),
+            "root": str(root.resolve()),
+            "spec": asdict(spec),
             "environment": dict(environment),
-            "processes": processes,
             "timeout": timeout,
         }
         self._process.stdin.write(json.dumps(order).encode() + b"\n")

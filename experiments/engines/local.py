@@ -82,11 +82,10 @@ class _Loop:
                     self._on_event(Event(spec=spec, record=record))
 
     def _start(self, number: int, spec: TrialSpec) -> None:
-        folder = trial.prepare(spec, self._root)
         place = self._places.pop()
         self._running[number] = (spec, place, time.monotonic())
         self._clients[spec.framework].submit(
-            number, folder, device_variables(place), spec.processes, self._timeout
+            number, spec, self._root, device_variables(place), self._timeout
         )
         self._on_event(Event(spec=spec, record=None))
 

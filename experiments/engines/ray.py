@@ -62,15 +62,14 @@ class Place:
         if client is None:
             client = self._clients[spec.framework] = Client(spec.framework, self._variables)
         started = time.monotonic()
-        folder = trial.prepare(spec, root)
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-        client.submit(0, folder, devices, spec.processes, self._timeout)
+        client.submit(0, spec, root, devices, self._timeout)
         ended = []
         while not ended:
             ended = client.receive()
         conclude(spec, root, ended[0], time.monotonic() - started)
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
+        return {path.name: path.read_bytes() for path in spec.directory(root).iterdir()}
 
 
 class RayEngine:

@@ -4,7 +4,7 @@ Loading a framework takes seconds, forking milliseconds, and a forked process is
 the server has touched no device and started no thread. Started as ``python -m experiments.engines.server
 FRAMEWORK``, it reads one JSON object per line,
 
-    {"id": 3, "folder": "…/trial_1", "environment": {…}, "processes": 1, "timeout": null}
+    {"id": 3, "root": "…", "spec": {…}, "environment": {…}, "timeout": null}
 
 and writes ``{"id": 3, "status": 0}`` when that trial's process has ended (a negative status is a signal).
 When its input ends, because the program that started it is done or dead, it kills what still runs.
@@ -19,14 +19,17 @@ import selectors
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from experiments import trial
+from experiments.plan import TrialSpec
 from workloads_extra.runner.metadata import versions
 
 PRELOADED = {
     "jax": ("jax", "optax", "workloads_extra.runner.arrays_jax", "workloads_extra.jax_workload"),
+    # torch imports its compiler with the first optimizer.
     "pytorch": (
-        "torch",
+        "torch._dynamo",
         "workloads_extra.runner.arrays_pytorch",
         "workloads_extra.pytorch_workload",
     ),
@@ -35,6 +38,20 @@ PRELOADED_IF_THERE = ("sklearn.datasets",)
 """What some workloads import, and takes long."""
 LOG = "log.txt"
 _PR_SET_PDEATHSIG = 1
+
+
+class _Waiting(NamedTuple):
+    """A process that waits for its order.
+
+    Attributes:
+        pid: of the process.
+        orders: where to write the order.
+        end: readable once the process has ended.
+    """
+
+    pid: int
+    orders: int
+    end: int
 
 
 class Server:
@@ -49,6 +66,7 @@ class Server:
         self._running: dict[int, tuple[int, int]] = {}
         self._selector = selectors.DefaultSelector()
         self._pending = b""
+        self._next = self._fork()
 
     def serve(self) -> None:
         """Work until the input ends."""
@@ -70,17 +88,29 @@ class Server:
             self._start(json.loads(line))
 
     def _start(self, order: dict[str, Any]) -> None:
-        """Fork a trial; the end of its side of a pipe tells when it has ended."""
-        ours, its = os.pipe()
+        """Give an order to the process that waits for one, and fork the next."""
+        waiting, self._next = self._next, None
+        with os.fdopen(waiting.orders, "wb") as orders:
+            orders.write(json.dumps(order).encode())
+        self._running[waiting.end] = (waiting.pid, order["id"])
+        self._selector.register(waiting.end, selectors.EVENT_READ)
+        self._next = self._fork()
+
+    def _fork(self) -> "_Waiting":
+        """Fork a process that waits for an order; the end of its side of a pipe tells when it has ended."""
         server = os.getpid()
+        (its_orders, orders), (end, its_end) = os.pipe(), os.pipe()
         pid = os.fork()
         if pid == 0:
-            os.close(ours)
+            os.close(orders)
+            os.close(end)
             _die_with(server)
-            os._exit(_trial(order))
-        os.close(its)
-        self._running[ours] = (pid, order["id"])
-        self._selector.register(ours, selectors.EVENT_READ)
+            with os.fdopen(its_orders, "rb") as stream:
+                order = stream.read()
+            os._exit(_trial(json.loads(order)) if order else 0)
+        os.close(its_orders)
+        os.close(its_end)
+        return _Waiting(pid, orders, end)
 
     def _reap(self, pipe: int) -> None:
         """Report a process that has ended."""
@@ -95,7 +125,9 @@ class Server:
         )
 
     def kill(self) -> None:
-        """End what still runs."""
+        """End what still runs or waits."""
+        os.close(self._next.orders)
+        os.waitpid(self._next.pid, 0)
         for pid, _ in self._running.values():
             os.kill(pid, signal.SIGKILL)
         for pid, _ in self._running.values():
@@ -112,28 +144,26 @@ def _die_with(parent: int) -> None:
 
 def _trial(order: dict[str, Any]) -> int:
     """Run a trial in a forked process, its output in its folder; return the exit status."""
-    folder = Path(order["folder"])
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.update(order["environment"])
+    if order["timeout"] is not None:
+        # Nobody handles the signal, so it ends the process.
+        signal.setitimer(signal.ITIMER_REAL, order["timeout"])
+    spec = TrialSpec(**order["spec"])
+    folder = trial.prepare(spec, Path(order["root"]))
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    if order["timeout"] is not None:
-        # Nobody handles the signal, so it ends the process.
-        signal.setitimer(signal.ITIMER_REAL, order["timeout"])
-    processes = order["processes"]
-    if processes > 1:
+    if spec.processes > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={processes}", "-m", "experiments.trial", str(folder)]
+        command += [f"--nproc_per_node={spec.processes}", "-m", "experiments.trial", str(folder)]
         os.execv(sys.executable, command)
-    from experiments import trial
-
-    status = trial.main([str(folder)])
+    record = trial.run(spec, Path(order["root"]))
     sys.stdout.flush()
     sys.stderr.flush()
-    return status
+    return int(record is None or record.failed)
 
 
 def main(arguments: list[str]) -> int:
@@ -149,7 +179,7 @@ def main(arguments: list[str]) -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     # Ctrl-C is for the program that started this one, which then closes the input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("experiments.trial", *PRELOADED[arguments[0]]):
+    for name in PRELOADED[arguments[0]]:
         importlib.import_module(name)
     for name in PRELOADED_IF_THERE:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
