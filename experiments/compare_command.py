@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--submissions",
         nargs="+",
         required=True,
-        metavar="NAME[=SPACE.json]",
+        metavar="[LABEL:]NAME[=SPACE.json]",
         help=f"known: {', '.join(submissions.known())}; or a folder",
     )
     add("--workloads", nargs="+", required=True)

@@ -1,13 +1,18 @@
 """Submissions by name: ``adamw``, ``self_tuning/llqr``, or the path of a folder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.errors import ExperimentError
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = {"external_tuning": "external", "self_tuning": "self", "baselines": "external"}
+GROUPS = {
+    "external_tuning": "external",
+    "self_tuning": "self",
+    "baselines": "external",
+    "ablations": "external",
+}
 """Folder below ``submissions/`` ↦ tuning ruleset."""
 FRAMEWORKS = ("jax", "pytorch")
 SELF_SUFFIX = "_self_tuning"
@@ -47,7 +52,8 @@ def find(
 
     Args:
         names: ``NAME``, ``GROUP/NAME`` or a folder's path, each with or without ``_jax`` or ``_pytorch``,
-            and with ``=SPACE.json`` behind it to use another search space.
+            with ``LABEL:`` before it to name it so in results, and with ``=SPACE.json`` behind it to use
+            another search space.
         frameworks: which to use of each name that does not state one.
         points: ``listed`` for the points beside the submission, ``ranges`` for
             ``tuning_search_spaces/ranges/NAME.json`` where there is one.
@@ -61,14 +67,16 @@ def find(
     """
     found = []
     for text in names:
-        name, _, space = text.partition("=")
+        label, _, rest = text.rpartition(":")
+        name, _, space = rest.partition("=")
         folders = _folders(name, frameworks, root)
         if not folders:
             raise ExperimentError(
                 f"no submission is named {name!r} in {', '.join(frameworks)}; "
                 f"known: {', '.join(known(root))}, or the path of a folder"
             )
-        found += [_describe(folder, space or None, points, root) for folder in folders]
+        described = [_describe(folder, space or None, points, root) for folder in folders]
+        found += [replace(each, label=label or each.label) for each in described]
     names_found = [each.name for each in found]
     twice = sorted({name for name in names_found if names_found.count(name) > 1})
     if twice:
