@@ -3,6 +3,7 @@
 A trial is over when its record is there. Records of failed trials say why.
 """
 
+import gzip
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from workloads_extra.runner.metadata import versions
 from workloads_extra.runner.storage import write_bytes
 
 RECORD = "record.json"
-COLLECTION = "records.jsonl"
+COLLECTION = "records.jsonl.gz"
 FORMAT = 1
 """Raise it when records of the previous format must not be read."""
 
@@ -155,9 +156,10 @@ def load_all(root: Path) -> list[Record]:
     found = []
     for path in _files(root):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            found += [parse(line) for line in lines if line.strip()]
-        except ExperimentError as error:
+            content = path.read_bytes()
+            content = gzip.decompress(content) if path.name == COLLECTION else content
+            found += [parse(line) for line in content.decode().splitlines() if line.strip()]
+        except (ExperimentError, OSError, EOFError, UnicodeDecodeError) as error:
             raise ExperimentError(f"{path}: {error}") from error
     return found
 
@@ -165,7 +167,9 @@ def load_all(root: Path) -> list[Record]:
 def collect(found: list[Record], root: Path) -> Path:
     """Write records into one small file, to keep after the folders of trials are gone; return its path."""
     path = root / COLLECTION
-    write_bytes(path, "".join(f"{dump(record)}\n" for record in found).encode())
+    text = "".join(f"{dump(record)}\n" for record in found)
+    # Without the time, the same records give the same bytes.
+    write_bytes(path, gzip.compress(text.encode(), mtime=0))
     return path
 
 

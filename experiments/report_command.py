@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--collect",
         action="store_true",
-        help="also write all records into OUT/records.jsonl, which this command reads back",
+        help="also write all records into OUT/records.jsonl.gz, which this command reads back",
     )
     chosen = parser.parse_args(arguments)
     out = chosen.out or chosen.folders[0]

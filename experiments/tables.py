@@ -180,8 +180,10 @@ def number(value: float) -> str:
 def _ratio(entry: Entry, base: Entry | None, measure: str) -> str:
     if base is None or entry is base:
         return "–"
+    if math.isinf(base.time(measure)):
+        return "–" if math.isinf(entry.time(measure)) else "it missed"
     value = bootstrap.ratio(entry.time(measure), base.time(measure))
-    if math.isnan(value) or math.isinf(value):
+    if math.isinf(value):
         return number(value)
     return f"{number(value)} ({_interval(_paired(entry, base, measure), '{:.2g}')})"
 

@@ -38,11 +38,21 @@ def prepare(spec: TrialSpec, root: Path) -> Path:
         The folder, with ``spec.json`` in it.
     """
     directory = spec.directory(root)
-    if directory.exists() and not spec.save_checkpoints:
+    if directory.exists() and not (spec.save_checkpoints and _belongs(directory, spec)):
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / records.RECORD).unlink(missing_ok=True)
     write_json(directory / SPEC, {"root": str(root.resolve()), "spec": asdict(spec)})
     return directory
+
+
+def _belongs(directory: Path, spec: TrialSpec) -> bool:
+    """Is what lies in a folder of a trial with the same settings."""
+    try:
+        content = read_json(directory / SPEC)
+        return TrialSpec(**content["spec"]).fingerprint() == spec.fingerprint()
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False
 
 
 def run(spec: TrialSpec, root: Path) -> Record | None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import comparison, records
+from experiments import comparison, records, trial
 from experiments.errors import ExperimentError
 from tests.experiments.made_up import record, spec
 
@@ -62,8 +62,13 @@ def test_what_is_left_to_do(tmp_path):
 
 def test_collected_records_stand_for_the_folders(tmp_path):
     found = [record(40), record(None, trial=2), record(reason="broken", trial=3)]
-    records.collect(found, tmp_path)
+    path = records.collect(found, tmp_path)
     assert records.load_all(tmp_path) == found
+    content = path.read_bytes()
+    assert records.collect(found, tmp_path).read_bytes() == content
+    path.write_bytes(content[:-20])
+    with pytest.raises(ExperimentError, match=r"records.jsonl.gz"):
+        records.load_all(tmp_path)
 
 
 def test_a_folder_belongs_to_one_comparison_at_a_time(tmp_path, monkeypatch):
@@ -76,3 +81,18 @@ def test_a_folder_belongs_to_one_comparison_at_a_time(tmp_path, monkeypatch):
         pass
     with comparison.claim(tmp_path):
         pass
+
+
+def test_a_folder_is_cleared_unless_its_trial_goes_on_from_a_checkpoint(tmp_path):
+    plain, resumed = spec(), spec(save_checkpoints=True)
+    for made, kept in ((plain, False), (resumed, True)):
+        folder = trial.prepare(made, tmp_path)
+        (folder / "checkpoint_3").touch()
+        records.save(record(40, seed=made.seed, save_checkpoints=made.save_checkpoints), tmp_path)
+        again = trial.prepare(made, tmp_path)
+        assert again == folder
+        assert (folder / "checkpoint_3").exists() == kept
+        # Whatever is kept, the trial is not over before it writes a record of its own.
+        assert records.load(made, tmp_path) is None
+    trial.prepare(replace(resumed, seed=10), tmp_path)
+    assert not (folder / "checkpoint_3").exists()

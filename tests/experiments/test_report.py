@@ -53,6 +53,16 @@ def test_the_table_of_a_workload():
     assert rows["muon"][2] == "missed"
 
 
+def test_a_reference_that_missed_gives_no_ratio():
+    found = [record(None), record(10, submission="llqr"), record(None, submission="lion")]
+    table = tables.times(summary.entries(found), "jax", "digits", "adamw")
+    assert {row[0]: row[4] for row in table.rows} == {
+        "llqr": "it missed",
+        "adamw": "–",
+        "lion": "–",
+    }
+
+
 def test_failures_are_listed_with_their_reasons():
     assert tables.failures(comparison()).rows == [("muon", "JAX", "digits", "3", "ValueError: a|b")]
 
