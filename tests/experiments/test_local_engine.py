@@ -73,6 +73,11 @@ def test_a_trial_that_takes_too_long_fails(tmp_path):
     assert found.reason == "the process was ended by SIGALRM; it ran longer than --timeout"
 
 
+def started(out):
+    """When the trials began that have begun so far."""
+    return sorted(path.stat().st_mtime_ns for path in out.glob("trials/**/spec.json"))
+
+
 def test_killed_at_random_instants_it_ends_with_the_same_results(tmp_path):
     name = write(tmp_path, "slow")
     command = [sys.executable, "scripts/compare.py", "--submissions", name]
@@ -86,7 +91,12 @@ def test_killed_at_random_instants_it_ends_with_the_same_results(tmp_path):
             stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
-        time.sleep(instants.uniform(1.0, 5.0))
+        # A busy machine must not turn this into a test of being killed before the first trial.
+        seen = started(tmp_path / "killed")
+        until = time.monotonic() + 60.0
+        while started(tmp_path / "killed") == seen and time.monotonic() < until:
+            time.sleep(0.02)
+        time.sleep(instants.uniform(0.0, 2.0))
         process.send_signal(signal.SIGKILL)
         process.wait()
     specs = plan([name], trials=2, studies=2, steps=30)
