@@ -32,6 +32,8 @@ LEARNING_RATES = {
     "lanton": 2e-2,
     "gns": 1.0,
 }
+CONTRIBUTED = ("muon", "prodigy", "schedule_free_adamw", "sophia")
+"""In JAX, those that came with later releases of optax."""
 FOLDERS = sorted(
     path.parent for path in (submissions.ROOT / "submissions/baselines").glob("*/submission.py")
 )
@@ -45,7 +47,7 @@ def load(folder):
         pytest.importorskip(package)
     if folder.name == "muon_pytorch":
         pytest.importorskip("torch.optim._muon", reason="torch.optim.Muon came with torch 2.9")
-    if folder.name in ("muon_jax", "sophia_jax"):
+    if folder.name.removesuffix("_jax") in CONTRIBUTED:
         contrib = pytest.importorskip("optax.contrib")
         if not hasattr(contrib, folder.name.removesuffix("_jax")):
             pytest.skip("this optax does not have it yet")

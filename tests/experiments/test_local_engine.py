@@ -135,6 +135,7 @@ def test_no_trial_outlives_the_program(tmp_path):
 
 
 def test_the_command_reports_and_explains(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
     name = write(tmp_path, "working")
     flags = ["--submissions", name, "--workloads", "rosenbrock", "--frameworks", "jax"]
     flags += [

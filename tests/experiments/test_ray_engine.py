@@ -10,6 +10,7 @@ from tests.experiments.submissions_for_tests import write
 
 pytest.importorskip("ray", reason="Ray is an extra: pip install ray")
 pytest.importorskip("jax")
+pytest.importorskip("matplotlib")
 
 
 def compare(out, *flags):

@@ -8,6 +8,8 @@ from experiments import bootstrap, records, report, report_command, summary, tab
 from experiments.errors import ExperimentError
 from tests.experiments.made_up import record
 
+pytest.importorskip("matplotlib")
+
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
