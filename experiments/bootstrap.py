@@ -87,13 +87,21 @@ def score_intervals(times: StudyTimes, number: int = 500, seed: int = 0) -> dict
     Returns:
         Submission ↦ interval.
     """
-    found: dict[str, list[float]] = {name: [] for name in times}
-    count = min((len(row) for rows in times.values() for row in rows.values()), default=0)
-    if not count:
+    counts: dict[str, int] = {}
+    for rows in times.values():
+        for workload, row in rows.items():
+            counts[workload] = min(len(row), counts.get(workload, len(row)))
+    if not counts or not min(counts.values()):
         return {name: Interval(math.nan, math.nan) for name in times}
-    for draw in draws(count, number, seed):
+    # Workloads with as many studies share their draws, since they share their seeds.
+    chosen = {count: draws(count, number, seed) for count in set(counts.values())}
+    found: dict[str, list[float]] = {name: [] for name in times}
+    for k in range(number):
         drawn = {
-            name: {workload: median(row[k] for k in draw) for workload, row in rows.items()}
+            name: {
+                workload: median(row[study] for study in chosen[counts[workload]][k])
+                for workload, row in rows.items()
+            }
             for name, rows in times.items()
         }
         for name, value in scoring.scores(drawn).items():

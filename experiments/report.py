@@ -110,11 +110,12 @@ def _extent(records: Sequence[Record], found: Sequence[Entry]) -> str:
     """What was run."""
     studies = sorted({len(entry.studies) for entry in found})
     trials = sorted({len(study) for entry in found for study in entry.studies})
+    own = any(record.spec.ruleset == "self" for record in records)
     hours = sum(record.wall_seconds for record in records) / 3600.0
     return (
         f"{len(records)} trials: {len({entry.submission for entry in found})} submissions, "
-        f"{len(summary.workloads(found))} workloads, {_range(studies)} studies of {_range(trials)} trials "
-        f"(self-tuning submissions have one). {hours:.2g} hours of trials on "
+        f"{len(summary.workloads(found))} workloads, {_range(studies)} studies of {_range(trials)} trials"
+        f"{' (self-tuning submissions have one)' if own else ''}. {hours:.2g} hours of trials on "
         f"{', '.join(sorted(_machines(records)))}."
     )
 

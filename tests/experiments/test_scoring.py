@@ -84,3 +84,10 @@ def test_intervals_of_scores_hold_the_scores():
     for name, score in scoring.scores(medians).items():
         assert found[name].low <= score <= found[name].high
     assert found["y"].low < found["y"].high
+
+
+def test_a_workload_with_one_study_does_not_hide_the_spread_of_another():
+    times = {"x": {"a": [1.0, 2.0, 3.0], "b": [5.0]}, "y": {"a": [2.0, 2.0, INF], "b": [5.0]}}
+    found = bootstrap.score_intervals(times)
+    assert found["y"].low < found["y"].high
+    assert found["y"].low >= 0.5
