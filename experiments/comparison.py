@@ -19,7 +19,7 @@ from workloads_extra.runner.storage import write_json
 
 LOCK = ".lock"
 PLAN = "plan.json"
-LOCK_PATIENCE = 10.0
+LOCK_PATIENCE = 30.0
 """Seconds to wait for the processes of a killed start to be gone."""
 
 

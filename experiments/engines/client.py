@@ -41,7 +41,7 @@ class Client:
         self.framework = framework
         search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.engines.server", framework],
+            [sys.executable, "-m", "experiments.engines.server", framework, str(os.getpid())],
             cwd=ROOT,
             env={**os.environ, **environment, "PYTHONPATH": search},
             stdin=subprocess.PIPE,

@@ -2,7 +2,7 @@
 
 Loading a framework takes seconds, forking milliseconds, and a forked process is as good as a new one while
 the server has touched no device and started no thread. Started as ``python -m experiments.engines.server
-FRAMEWORK``, it reads one JSON object per line,
+FRAMEWORK PARENT``, it reads one JSON object per line,
 
     {"id": 3, "root": "…", "spec": {…}, "environment": {…}, "timeout": null}
 
@@ -135,7 +135,7 @@ class Server:
 
 
 def _die_with(parent: int) -> None:
-    """Ask the system, where it can do so, to kill this process when the server dies."""
+    """Ask the system, where it can do so, to kill this process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -170,11 +170,13 @@ def main(arguments: list[str]) -> int:
     """Load a framework and serve.
 
     Args:
-        arguments: the framework.
+        arguments: the framework, and the process that this one belongs to.
 
     Returns:
         Exit status.
     """
+    # While a framework is loaded nobody looks whether the input has ended.
+    _die_with(int(arguments[1]))
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     # Ctrl-C is for the program that started this one, which then closes the input.
