@@ -1,10 +1,10 @@
-"""How a new fit enters the factors in use, and when the next one is due; both may follow a schedule."""
+"""How a new fit enters the factors in use; its weight may follow a schedule."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from llqr._checks import check_fraction, check_positive_int, is_number
+from llqr._checks import check_fraction, is_number
 from llqr.backend import Array, Backend
 from llqr.settings import LLQRConfig
 from llqr.solvers.problem import map_factors
@@ -13,7 +13,11 @@ from llqr.structures.blocks import BlockFactors
 
 
 def average(
-    backend: Backend, config: LLQRConfig, state: PreconditionerState, fitted: BlockFactors
+    backend: Backend,
+    config: LLQRConfig,
+    state: PreconditionerState,
+    fitted: BlockFactors,
+    replace: Array | None = None,
 ) -> BlockFactors:
     """Return U ← β U + (1 − β) U_new.
 
@@ -24,6 +28,7 @@ def average(
         config: its ``ema_decay`` is β or a schedule of the number of fits.
         state: holds U and the number of fits.
         fitted: U_new.
+        replace: take U_new as it is, a 0-d boolean, or None for no.
 
     Raises:
         ValueError: if the schedule returns a plain number outside [0, 1).
@@ -39,26 +44,10 @@ def average(
     if config.ema_debias:
         weight = weight / (1.0 - beta ** (state.fits + 1))
 
+    if replace is not None:
+        weight = backend.where(replace, backend.asarray(1.0, beta), weight)
+
     def mix(old: Array, new: Array) -> Array:
         return old + backend.asarray(weight, old) * (backend.asarray(new, old) - old)
 
     return map_factors(mix, state.factors, fitted)
-
-
-def interval(backend: Backend, config: LLQRConfig, state: PreconditionerState) -> Array:
-    """Return the number of steps to the next fit, a 0-d integer.
-
-    Args:
-        backend: array operations.
-        config: its ``update_interval`` is that number or a schedule of the step.
-        state: holds the step.
-
-    Raises:
-        ValueError: if the schedule returns a plain number below 1.
-    """
-    value: Any = config.update_interval
-    if callable(value):
-        value = value(state.step)
-        if is_number(value) and value < 1:  # a traced value cannot be checked
-            check_positive_int("the value of update_interval's schedule", value)
-    return backend.integer(value, state.step)

@@ -14,8 +14,9 @@ from llqr import divergences, solvers, structures
 from llqr._checks import is_number
 from llqr.curvature import AbstractCurvature, GaussNewton, Hessian, LossHessian, gauss_newton
 from llqr.damping import ConstantDamping, Damping, GradientNormDamping
+from llqr.intervals import Schedule
 from llqr.metrics import AbstractMetric
-from llqr.settings import LLQRConfig, Schedule
+from llqr.settings import LLQRConfig
 from llqr.structures.base import AbstractStructure
 from llqr.structures.blocks import StructureChoice
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 from llqr import tensors
 from llqr._checks import check_arrays
-from llqr.averaging import average, interval
+from llqr.averaging import average
 from llqr.backend import Array, Backend, Tensors
 from llqr.damping import ConstantDamping, GradientNormDamping
+from llqr.intervals import AdaptiveInterval, scheduled
 from llqr.quadratic import QuadraticModel
 from llqr.settings import LLQRConfig
 from llqr.solvers import FactorProblem, SolverResult, Status
@@ -82,7 +83,9 @@ class Preconditioner:
             fits=zero,
             rejected=zero,
             fallbacks=zero,
+            interval=zero + 1,
             smoothness=self.backend.asarray(gamma, one),
+            ridge=self.backend.asarray(self.config.inner_solver.initial_ridge, one),
             last_fit=FitReport(
                 status=zero,
                 objective_start=number,
@@ -123,18 +126,22 @@ class Preconditioner:
         self._check_sources(sources, self.sources)
         damping = self._damping(model, state)
         start = state.factors if config.warm_start else self.identity(model.gradient)
-        problem = FactorProblem(backend, model.with_damping(damping), self.blocks, sources)
+        damped = model.with_damping(damping)
+        problem = FactorProblem(backend, damped, self.blocks, sources, state.ridge)
         result = config.inner_solver.solve(problem, start)
         accepted, smoothness = self._judge(problem, result, damping, state)
         one, zero = backend.integer(1, state.step), backend.integer(0, state.step)
         taken = backend.where(accepted, one, zero)
-        averaged = average(backend, config, state, result.factors)
+        steps, useless = self._interval(state, result)
+        averaged = average(backend, config, state, result.factors, replace=useless)
         return state._replace(
             factors=backend.select(accepted, averaged, state.factors),
-            next_fit=state.step + backend.where(accepted, interval(backend, config, state), one),
+            next_fit=state.step + backend.where(accepted, steps, one),
             fits=state.fits + taken,
             rejected=state.rejected + (1 - taken),
+            interval=backend.where(accepted, steps, one),
             smoothness=smoothness,
+            ridge=state.ridge if result.ridge is None else result.ridge,
             last_fit=FitReport(
                 status=result.status,
                 objective_start=result.objective_start,
@@ -212,6 +219,20 @@ class Preconditioner:
                     "name other directions in Span"
                 )
             check_arrays(f"sources[{name!r}]", sources[name], self.shapes)
+
+    def _interval(
+        self, state: PreconditionerState, result: SolverResult
+    ) -> tuple[Array, Array | None]:
+        """Return the steps to the next fit, and whether the factors in use have become useless."""
+        rule = self.config.update_interval
+        if not isinstance(rule, AdaptiveInterval):
+            return scheduled(self.backend, rule, state.step), None
+        old, new = result.objective_start, result.objective
+        # The factors before the first fit are the identity, which says nothing about the interval.
+        known = self.backend.where(state.fits > 0, old, 0.0 * old)
+        steps = rule.next(self.backend, state.interval, known, new, state.step)
+        # Factors whose step would no longer lower the model are replaced, not averaged.
+        return steps, ~(old < 0.0)
 
     def _bad_block(self, result: SolverResult, like: Array) -> Array:
         index = self.backend.integer(-1, like)

@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llqr.config import LLQRConfig, Schedule, check_known, configure
+from llqr.config import LLQRConfig, check_known, configure
+from llqr.intervals import AdaptiveInterval, Interval
 from llqr.metrics import AbstractMetric
+from llqr.ridge import AdaptiveRidge
 from llqr.solvers import DirectSolve
 from llqr.structures import Span
 from llqr.structures.blocks import StructureChoice
@@ -42,6 +44,7 @@ PUBLISHED_TASKS = {
     "grokking": PublishedTask(2500, 512, 0.95, "AdamW, learning rate 1e-3, betas 0.9 and 0.98"),
 }
 NEWTON_EMA_DECAY = 0.9
+DEFAULT_INTERVAL = AdaptiveInterval(longest=20)
 
 
 def published(
@@ -92,20 +95,21 @@ def step_sizes(
     likelihood: str | AbstractMetric,
     *,
     output_metric: float = 0.01,
-    update_interval: int | Schedule = 20,
+    update_interval: Interval = DEFAULT_INTERVAL,
     **overrides: Any,
 ) -> LLQRConfig:
     """Return settings that solve for every step size, so that no learning rate is left to tune.
 
     U spans the base optimizer's update and the raw gradient with one step size per parameter and direction,
-    solved for exactly (r as in :mod:`llqr.solvers.direct`, ridge 1) under C = Jᵀ(F + εI)J. The base
-    optimizer's learning rate only scales a direction, and so drops out; Adam with betas 0.9 and 0.99 is the
-    base this was measured with.
+    solved for exactly (r as in :mod:`llqr.solvers.direct`) under C = Jᵀ(F + εI)J. The base optimizer's
+    learning rate only scales a direction, and so drops out; Adam with betas 0.9 and 0.99 is the base this
+    was measured with. How far the quadratic model is trusted follows the losses its steps lead to
+    (:mod:`llqr.ridge`), how long a solution is used follows how fast it moves (:mod:`llqr.intervals`).
 
     Args:
         likelihood: loss type whose Fisher F is used, a name or a metric.
         output_metric: ε > 0, bounds the change of the outputs where F vanishes (near interpolation).
-        update_interval: steps between solves, or a schedule of the step.
+        update_interval: steps between solves, a schedule of the step, or a rule.
         **overrides: settings of :func:`llqr.config.configure` to change.
 
     Raises:
@@ -115,11 +119,11 @@ def step_sizes(
         "curvature": "fisher",
         "curvature_options": {"likelihood": likelihood, "output_metric": output_metric},
         "structure": Span(per="parameter", directions=("update", "gradient"), floor=0.0),
-        "inner_solver": DirectSolve(relative_ridge=1.0),
+        "inner_solver": DirectSolve(relative_ridge=AdaptiveRidge()),
         "update_interval": update_interval,
-        "ema_decay": 0.9,
+        "ema_decay": 0.5,
         "ema_debias": True,
-        "warm_start": False,
+        "warm_start": True,
         "apply_to": "update",
     }
     return configure(**{**settings, **overrides})

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from llqr import solvers, structures
 from llqr._checks import check_fraction, check_positive_int
 from llqr.curvature import AbstractCurvature
 from llqr.damping import ConstantDamping, Damping, GradientNormDamping
+from llqr.intervals import AdaptiveInterval, Interval, Schedule
 from llqr.structures.base import AbstractStructure
 from llqr.structures.blocks import Fold, StructureChoice
-
-Schedule = Callable[[Any], Any]
-"""A function of a step or fit counter; under JAX it sees and returns traced arrays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +23,7 @@ class LLQRConfig:
         structure: one structure, or a function of parameter name and shape.
         inner_solver: how the factors are fitted.
         damping: λ, constant or proportional to the gradient norm.
-        update_interval: steps between fits, ≥ 1, or a schedule of the step.
+        update_interval: steps between fits, ≥ 1, a schedule of the step, or an adaptive rule.
         ema_decay: β in [0, 1) of U ← β U + (1 − β) U_new, or a schedule of the number of fits (which it
             sees as a 0-d array of the factors' dtype).
         ema_debias: let the first fit count in full instead of being averaged with the identity.
@@ -42,7 +39,7 @@ class LLQRConfig:
     structure: StructureChoice = field(default_factory=structures.Diagonal)
     inner_solver: solvers.AbstractInnerSolver = field(default_factory=solvers.GradientDescent)
     damping: Damping = field(default_factory=ConstantDamping)
-    update_interval: int | Schedule = 1000
+    update_interval: Interval = 1000
     ema_decay: float | Schedule = 0.95  # β
     ema_debias: bool = False
     warm_start: bool = True
@@ -55,7 +52,13 @@ class LLQRConfig:
     def __post_init__(self) -> None:
         """Validate the settings."""
         self._check_objects()
-        if not callable(self.update_interval):
+        if isinstance(self.update_interval, AdaptiveInterval):
+            if not self.warm_start:
+                raise ValueError(
+                    "an AdaptiveInterval compares new factors with those in use, where fits start: "
+                    "warm_start must be True, got False"
+                )
+        elif not callable(self.update_interval):
             check_positive_int("update_interval", self.update_interval)
         if not callable(self.ema_decay):
             check_fraction("ema_decay", self.ema_decay, 0.95)

@@ -44,7 +44,9 @@ class PreconditionerState(NamedTuple):
         fits: fits taken into use.
         rejected: fits thrown away (non-finite, or refused by the damping's acceptance rule).
         fallbacks: blocks whose preconditioned value was not finite and was replaced by their input.
+        interval: steps between fits of an adaptive interval.
         smoothness: γ of gradient-normalized damping.
+        ridge: ρ of an adaptive ridge.
         last_fit: numbers of the last fit.
     """
 
@@ -54,5 +56,7 @@ class PreconditionerState(NamedTuple):
     fits: Array
     rejected: Array
     fallbacks: Array
+    interval: Array
     smoothness: Array
+    ridge: Array
     last_fit: FitReport

@@ -163,9 +163,25 @@ class JaxTrainer:
         schedule = recipe.schedule
         return optax.chain(
             direction,
-            optax.add_decayed_weights(-recipe.weight_decay),
+            self._decay(),
             optax.scale_by_schedule(lambda step: 1.0 if schedule is None else schedule(step, jnp)),
         )
+
+    def _decay(self) -> optax.GradientTransformation:
+        """Return u ↦ u − w_t θ for the tensors that decay."""
+        recipe = self.recipe
+
+        def update(updates: Any, step: Any, params: Any = None) -> tuple[Any, Any]:
+            rate = recipe.decay(step, jnp)
+
+            def one(own: Any, value: Any) -> Any:
+                if value.ndim < recipe.decay_axes:
+                    return own
+                return own - rate.astype(value.dtype) * value
+
+            return jax.tree.map(one, updates, params), step + 1
+
+        return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
 
     def _labels(self, params: Any) -> Any:
         labels = [LEFT if name in self._left else PRECONDITIONED for name in named_leaves(params)]

@@ -61,7 +61,7 @@ def likelihood_of(loss_type: Any, output_shape: tuple[int, ...], mask: Any) -> L
     Raises:
         ValueError: for a loss type that has no likelihood here.
     """
-    name = getattr(loss_type, "name", str(loss_type))
+    name = loss_name(loss_type)
     if name not in _LIKELIHOODS:
         raise ValueError(
             f"loss_type must be one of {', '.join(sorted(_LIKELIHOODS))}, got {loss_type!r}; add its "
@@ -72,6 +72,11 @@ def likelihood_of(loss_type: Any, output_shape: tuple[int, ...], mask: Any) -> L
     if name == "SOFTMAX_CROSS_ENTROPY" and mask is not None and mask.shape == output_shape:
         name = "SIGMOID_CROSS_ENTROPY"
     return _LIKELIHOODS[name]
+
+
+def loss_name(loss_type: Any) -> str:
+    """Return the name of a loss type, a member of either specification's enumeration."""
+    return getattr(loss_type, "name", str(loss_type))
 
 
 def weights_from_slopes(

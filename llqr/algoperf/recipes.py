@@ -7,7 +7,9 @@ and η_t the schedule. The two rulesets differ in what sets the length:
   of a per parameter (grafting), or, for the structure ``"span"``, solves for it, and the peak is a factor
   near 1;
 * self-tuning: U solves for the length of Adam's direction and of the raw gradient in every group of
-  parameters, and η_t = 1.
+  parameters, and η_t = 1. What remains is fixed by rules without a workload's name in them: the decay of
+  tensors of two axes or more rises from 0 to 15 over the step hint's steps, in units of its inverse, and
+  softmax losses are smoothed by 0.1, so that the Fisher does not vanish when the network fits its data.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ from typing import Any
 from llqr._checks import check_fraction, check_not_negative, check_positive_int
 from llqr.algoperf.curvatures import fisher
 from llqr.algoperf.grouping import step_sizes
+from llqr.algoperf.likelihoods import loss_name
 from llqr.algoperf.planning import Plan
 from llqr.backend import Array
 from llqr.config import LLQRConfig, check_known, configure
+from llqr.intervals import AdaptiveInterval
 from llqr.metrics import AbstractMetric
+from llqr.ridge import AdaptiveRidge
 from llqr.structures.blocks import StructureChoice
 
 DIRECTIONS = ("update", "gradient")
@@ -32,6 +37,12 @@ MAX_GROUPS = 32
 """Groups of parameters with step sizes of their own; each has one per direction."""
 FALLBACK_STEP = 1e-3
 """Length of Adam's direction until a first fit is taken into use, and for tensors too large to be in one."""
+SHORTEST_LIMIT, LONGEST_LIMIT = 20, 100
+"""Bounds of the limit on an adaptive interval, in steps."""
+FULL_DECAY = 15.0
+"""Self-tuning's weight decay at the step hint, in units of one over the step hint."""
+SMOOTHING = 0.1
+"""Label smoothing of self-tuning."""
 STRUCTURES = ("span", "diagonal", "kronecker", "ekfac")
 
 
@@ -69,11 +80,13 @@ class Recipe:
         beta2: Adam's decay of the mean square.
         epsilon: Adam's ε.
         weight_decay: decoupled decay w, in units of η_t.
+        decay_axes: fewest axes of a tensor that decays.
+        decay_ramp: steps over which the decay rises from 0 to w; 0 for none.
         label_smoothing: passed to the workload's loss.
         dropout_rate: passed to the workload's model, None for its default.
         gradient_clip: largest norm of the training gradient, None for none.
         structure: a name of :data:`STRUCTURES`.
-        update_interval: steps between refreshes, None to derive them from their cost.
+        update_interval: steps between refreshes, None to adapt it up to a limit that follows from their cost.
         refresh_share: share of the gradients that refreshes may take, if the interval is derived.
         ema_decay: β of the average over fits.
         output_metric: ε of C = Jᵀ(F + εI)J.
@@ -86,13 +99,15 @@ class Recipe:
     beta2: float = 0.99
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+    decay_axes: int = 0
+    decay_ramp: int = 0
     label_smoothing: float = 0.0
     dropout_rate: float | None = None
     gradient_clip: float | None = None
     structure: str = "span"
     update_interval: int | None = None
     refresh_share: float = 0.25
-    ema_decay: float = 0.9
+    ema_decay: float = 0.5
     output_metric: float = 0.01
     inner_steps: int = 10
 
@@ -111,6 +126,12 @@ class Recipe:
         """Does U solve for lengths, rather than keep those of Adam's direction."""
         return self.structure == "span"
 
+    def decay(self, step: Any, numpy: ModuleType) -> Array:
+        """Return w at a step ≥ 0; ``numpy`` is NumPy or ``jax.numpy``."""
+        if self.decay_ramp == 0:
+            return self.weight_decay * numpy.ones(())
+        return self.weight_decay * numpy.minimum(step / self.decay_ramp, 1.0)
+
     def settings(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the settings of :func:`llqr.config.configure` that depend on parameter names alone."""
         if not self.is_span:
@@ -124,7 +145,7 @@ class Recipe:
         return {
             "structure": structure,
             "inner_solver": "direct",
-            "solver_options": {"relative_ridge": 1.0},
+            "solver_options": {"relative_ridge": AdaptiveRidge()},
         }
 
     def products(self, names: Iterable[str]) -> int:
@@ -146,9 +167,12 @@ class Recipe:
             plan: how a refresh is computed; None likewise.
         """
         names = list(names)
-        interval = self.update_interval
+        interval: int | AdaptiveInterval | None = self.update_interval
         if interval is None:
-            interval = 20 if plan is None else plan.interval(self.refresh_share, 20, 100)
+            longest = SHORTEST_LIMIT
+            if plan is not None:
+                longest = plan.interval(self.refresh_share, SHORTEST_LIMIT, LONGEST_LIMIT)
+            interval = AdaptiveInterval(longest=longest)
         curvature = (
             "fisher"
             if metric is None
@@ -166,8 +190,20 @@ class Recipe:
 
 
 def self_tuning(workload: Any, hyperparameters: Any = None) -> Recipe:
-    """Return the recipe without hyperparameters; both arguments are ignored."""
-    return Recipe()
+    """Return the recipe without hyperparameters.
+
+    Args:
+        workload: for its ``step_hint`` and loss type.
+        hyperparameters: ignored.
+    """
+    steps = int(workload.step_hint)
+    softmax = loss_name(workload.loss_type) == "SOFTMAX_CROSS_ENTROPY"
+    return Recipe(
+        weight_decay=FULL_DECAY / steps,
+        decay_axes=2,
+        decay_ramp=steps,
+        label_smoothing=SMOOTHING if softmax else 0.0,
+    )
 
 
 _FIELDS = (

@@ -7,7 +7,6 @@ each with its share of every batch; factors are the same in all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,14 +47,11 @@ class TorchTrainer:
         left = too_large({name: tuple(value.shape) for name, value in named.items()})
         self._names = [name for name in named if name not in left]
         self._parameters = list(named.values())
-        config = recipe.config(self._names)
-        self._interval = config.update_interval
         self.optimizer = LLQR(
             self._adam([named[name] for name in self._names]),
             model,
             self._objective.loss,
-            # The interval is known once a batch has been seen, before the first fit asks for it.
-            replace(config, update_interval=lambda step: self._interval),
+            recipe.config(self._names),
             outputs_fn=self._objective.outputs,
             weights_fn=self._objective.weights,
         )
@@ -156,12 +152,12 @@ class TorchTrainer:
         """θ ← θ − η (U a + w θ), after a refresh if there is a curvature batch."""
         piece = None
         if chosen is not None:
-            config = self.recipe.config(self._names, chosen.likelihood.metric, chosen.plan)
-            # What depends on shapes is read at every fit; structures stay as they were.
-            self.optimizer.config = config
-            self._interval = config.update_interval
+            # What depends on the batch's shapes.
+            self.optimizer.config = self.recipe.config(
+                self._names, chosen.likelihood.metric, chosen.plan
+            )
             piece = {**chosen.cut, WHOLE: Whole(chosen.whole)}
-        schedule, decay = self.recipe.schedule, self.recipe.weight_decay
+        schedule, decay = self.recipe.schedule, float(self.recipe.decay(self.steps, np))
         rate = 1.0 if schedule is None else float(schedule(self.steps, np))
         moves = rate != 1.0 or decay != 0.0
         old = [value.detach().clone() for value in self._parameters] if moves else []
@@ -170,7 +166,12 @@ class TorchTrainer:
             self.left.step()
         if moves:
             torch._foreach_lerp_(self._parameters, old, 1.0 - rate)
-            torch._foreach_add_(self._parameters, old, alpha=-rate * decay)
+            least = self.recipe.decay_axes
+            decayed = [
+                pair for pair in zip(self._parameters, old, strict=True) if pair[0].ndim >= least
+            ]
+            if decayed:
+                torch._foreach_add_(*map(list, zip(*decayed, strict=True)), alpha=-rate * decay)
 
 
 def _detached(outputs: Any) -> Any:

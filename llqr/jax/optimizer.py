@@ -146,7 +146,7 @@ class _Wrapper:
         def precondition(sources: dict[str, Tensors]) -> tuple[Tensors, PreconditionerState]:
             def fit(old: PreconditionerState) -> PreconditionerState:
                 model = self._model(params, full_params, batch)
-                return fitted(preconditioner, old, model, sources.get("update"))
+                return fitted(preconditioner, old, model, sources)
 
             due = finite & preconditioner.is_due(state.preconditioner)
             refresh = with_fast_convolutions(fit)
@@ -194,7 +194,7 @@ def fitted(
     preconditioner: Preconditioner,
     state: PreconditionerState,
     model: QuadraticModel,
-    update: Tensors | None,
+    sources: dict[str, Tensors],
 ) -> PreconditionerState:
     """Return the state after a fit, in the dtypes it had.
 
@@ -202,11 +202,11 @@ def fitted(
         preconditioner: what is fitted.
         state: state before.
         model: quadratic model on the curvature batch.
-        update: the base optimizer's update, which replaces the model's gradient as what is preconditioned.
+        sources: what will be preconditioned. In gradient mode the model's own gradient takes its place:
+            U is fitted to act on gradients of this batch.
     """
-    sources = {"input": model.gradient, "gradient": model.gradient}
-    if update is not None:
-        sources |= {"input": update, "update": update}
+    if "update" not in sources:
+        sources = {"input": model.gradient, "gradient": model.gradient}
     new = preconditioner.fit(state, model, sources)
     return jax.tree.map(lambda value, old: value.astype(old.dtype), new, state)
 

@@ -55,6 +55,7 @@ class SolverResult(NamedTuple):
         products: curvature-vector products spent (Gram matrices count their directions).
         rises: evaluations at which the objective was above the previous one.
         block_finite: by block, were the last tried factors and their gradient finite.
+        ridge: ρ for the next fit, None from a solver that does not adapt it.
     """
 
     factors: BlockFactors
@@ -65,6 +66,7 @@ class SolverResult(NamedTuple):
     products: Array
     rises: Array
     block_finite: dict[str, Array]
+    ridge: Array | None = None
 
     def describe(self) -> str:
         """Return one readable sentence; only outside of compiled code."""
@@ -116,6 +118,11 @@ class AbstractInnerSolver(abc.ABC):
             The result; its factors are finite and, unless the solver was told otherwise, have an
             objective no higher than the initial one.
         """
+
+    @property
+    def initial_ridge(self) -> float:
+        """ρ before the first fit, of a solver that adapts it."""
+        return 0.0
 
     def check(self, blocks: Sequence[Block]) -> None:  # noqa: B027 - most solvers serve all blocks
         """Raise if this solver cannot serve these blocks.

@@ -18,7 +18,8 @@ import numpy as np
 
 from llqr import tensors
 from llqr._checks import check_fraction, check_not_negative
-from llqr.backend import Array, Backend, Tensors, machine_epsilon
+from llqr.backend import Array, Backend, Tensors
+from llqr.ridge import AdaptiveRidge
 from llqr.solvers.base import (
     AbstractInnerSolver,
     SolverResult,
@@ -29,6 +30,7 @@ from llqr.solvers.base import (
     share_of_way,
 )
 from llqr.solvers.problem import FactorProblem
+from llqr.solvers.quadratic_program import minimise
 from llqr.structures.base import identity
 from llqr.structures.blocks import Block, BlockFactors
 
@@ -38,20 +40,27 @@ class DirectSolve(AbstractInnerSolver):
     """Solve for all factors of all blocks at once.
 
     Attributes:
-        relative_ridge: ρ ≥ 0, adds this multiple of H's diagonal; 1 is the learning-rate-free recipe. The
-            ridge belongs to the objective that is minimised and reported.
+        relative_ridge: ρ ≥ 0, adds this multiple of H's diagonal, or a rule that adapts ρ to the losses it
+            leads to. The ridge belongs to the objective that is minimised and reported.
         relative_cutoff: eigenvalues of H, scaled to unit diagonal, below this fraction of the largest are
             treated as zero, in [0, 1); never finer than the dtype resolves. An eigenvalue below minus
             that fraction is negative curvature.
     """
 
-    relative_ridge: float = 0.0  # ρ
+    relative_ridge: float | AdaptiveRidge = 0.0  # ρ
     relative_cutoff: float = 1e-7
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        check_not_negative("relative_ridge", self.relative_ridge)
+        if not isinstance(self.relative_ridge, AdaptiveRidge):
+            check_not_negative("relative_ridge", self.relative_ridge)
         check_fraction("relative_cutoff", self.relative_cutoff, 1e-7)
+
+    @property
+    def initial_ridge(self) -> float:
+        """ρ before the first fit."""
+        rule = self.relative_ridge
+        return rule.initial if isinstance(rule, AdaptiveRidge) else float(rule)
 
     def check(self, blocks: Sequence[Block]) -> None:
         """Raise unless every block has few factors.
@@ -68,12 +77,73 @@ class DirectSolve(AbstractInnerSolver):
                 )
 
     def solve(self, problem: FactorProblem, factors: BlockFactors) -> SolverResult:
-        """Assemble H and r and solve; see :class:`AbstractInnerSolver`."""
+        """Assemble H and r and solve; see :class:`AbstractInnerSolver`.
+
+        Returns:
+            The result, with the next ridge if that adapts.
+
+        Raises:
+            ValueError: if the ridge adapts and the model cannot evaluate the loss.
+        """
         self.check(problem.blocks)
+        backend, rule = problem.backend, self.relative_ridge
+        system = self._system(problem, factors)
+        if not isinstance(rule, AdaptiveRidge):
+            return self._with_ridge(problem, factors, system, rule)
+        evaluate = problem.model.loss_and_gradient
+        if evaluate is None:
+            raise ValueError(
+                "an adaptive ridge needs model.loss_and_gradient to compare gain and promise, got None; "
+                "supply it or use a constant relative_ridge"
+            )
+        ridge = problem.ridge
+        if ridge is None:
+            ridge = backend.asarray(rule.initial, system[0])
+        result = self._with_ridge(problem, factors, system, ridge)
+        step = problem.step(problem.inputs(), result.factors)
+        before, _ = evaluate(tensors.scale(0.0, step))
+        after, _ = evaluate(step)
+        promised = -self._objective(problem, result.factors, system)
+        new_ridge, bad = rule.judged(
+            backend, ridge, before - after, promised, rounding(before) * abs(before)
+        )
+        result = backend.cond(
+            bad,
+            lambda _: self._with_ridge(problem, factors, system, new_ridge),
+            lambda found: found,
+            result,
+        )
+        return result._replace(ridge=new_ridge)
+
+    def _objective(
+        self, problem: FactorProblem, factors: BlockFactors, system: tuple[Array, Array, Array]
+    ) -> Array:
+        """Return m at the factors, without ridge."""
+        lengths, matrix, right = system
+        scaled = lengths * _flatten(problem.backend, problem.blocks, factors)
+        return 0.5 * (scaled * (matrix @ scaled)).sum() - (scaled * right).sum()
+
+    def _with_ridge(
+        self,
+        problem: FactorProblem,
+        factors: BlockFactors,
+        system: tuple[Array, Array, Array],
+        ridge: Array | float,
+    ) -> SolverResult:
+        """Return the result for H + ρ diag H."""
         backend, blocks = problem.backend, problem.blocks
         start = _flatten(backend, blocks, factors)
-        lengths, matrix, right = self._system(problem, factors)
-        solution, negative = self._solve(backend, matrix, right, lengths * start)
+        lengths, matrix, right = system
+        diagonal = identity(backend, start.shape[0], start) * backend.einsum("ii->i", matrix)
+        matrix = matrix + ridge * diagonal
+        solution, negative = minimise(
+            backend,
+            matrix,
+            right,
+            lengths * start,
+            relative_cutoff=self.relative_cutoff,
+            lower=self._bounds(problem, factors, lengths) if problem.bounded else None,
+        )
         absent = lengths == 0.0
         units = backend.where(absent, backend.ones(lengths.shape, lengths), lengths)
         solution = backend.where(absent, start, solution / units)
@@ -86,7 +156,8 @@ class DirectSolve(AbstractInnerSolver):
             return 0.5 * (scaled * (matrix @ scaled)).sum() - (scaled * right).sum()
 
         if problem.bounded:
-            # Clipping may lead uphill: then go only the best part of the way.
+            # What rounding or an unfinished search left outside the bounds was clipped, which may lead
+            # uphill: then go only the best part of the way.
             way = lengths * (projected - start)
             curved = matrix @ way
             slope = (curved * (lengths * start)).sum() - (way * right).sum()
@@ -96,6 +167,19 @@ class DirectSolve(AbstractInnerSolver):
             projected = backend.where(uphill, between, projected)
         before, after = objective(start), objective(projected)
         return self._result(problem, factors, projected, (before, after), negative)
+
+    def _bounds(self, problem: FactorProblem, factors: BlockFactors, lengths: Array) -> Array:
+        """Return the lower bounds of the factors in units of the directions' lengths, −∞ for none."""
+        backend, blocks = problem.backend, problem.blocks
+        nowhere = backend.zeros(lengths.shape, lengths) - float("inf")
+        lowest = problem.project(_unflatten(backend, blocks, factors, nowhere))
+        # 0 · ∞ is not a number, and a direction without length has no bound to meet.
+        present = lengths > 0.0
+        return backend.where(
+            present,
+            backend.where(present, lengths, 1.0) * _flatten(backend, blocks, lowest),
+            nowhere,
+        )
 
     def _system(self, problem: FactorProblem, factors: BlockFactors) -> tuple[Array, Array, Array]:
         """Return the directions' lengths [n], and H [n, n] and r [n] for directions of unit length."""
@@ -117,9 +201,6 @@ class DirectSolve(AbstractInnerSolver):
 
         matrix = self._matrix(problem, directions, pulled, products * scale, scale)
         matrix = 0.5 * (matrix + matrix.T)
-        if self.relative_ridge > 0.0:
-            ridge = self.relative_ridge * backend.einsum("ii->i", matrix)
-            matrix = matrix + identity(backend, n, like) * ridge
         return lengths, matrix, pulled(problem.model.gradient)
 
     def _matrix(
@@ -137,32 +218,6 @@ class DirectSolve(AbstractInnerSolver):
             return gram + model.damping * products * scale.reshape((-1, 1))
         rows = identity(backend, n, scale)
         return backend.map(lambda row: pulled(model.product(directions(row))), rows)
-
-    def _solve(
-        self, backend: Backend, matrix: Array, right: Array, start: Array
-    ) -> tuple[Array, Array]:
-        """Return s and whether H has a clearly negative eigenvalue.
-
-        H is scaled to unit diagonal first: curvatures may differ by many orders of magnitude.
-        Directions without curvature keep their coefficient.
-        """
-        diagonal = backend.einsum("ii->i", matrix)
-        zeros, ones = backend.zeros(start.shape, start), backend.ones(start.shape, start)
-        cutoff = max(self.relative_cutoff, 8.0 * diagonal.shape[0] * machine_epsilon(diagonal))
-        used = diagonal > 0.0
-        scale = backend.where(used, 1.0 / backend.sqrt(backend.where(used, diagonal, ones)), zeros)
-        scaled = matrix * scale.reshape((-1, 1)) * scale.reshape((1, -1))
-        finite = backend.isfinite(scaled) & backend.isfinite(matrix)
-        values, vectors = backend.eigh(backend.where(finite, scaled, zeros))
-        largest = abs(values).max()
-        keep = values > cutoff * largest
-        inverse = backend.where(keep, 1.0 / backend.where(keep, values, ones), zeros)
-        known = matrix @ backend.where(used, zeros, start)
-        solution = scale * (vectors @ (inverse * (vectors.T @ (scale * (right - known)))))
-        solution = backend.where(finite, solution, zeros + float("nan"))
-        steepest = abs(diagonal).max()
-        negative = (values.min() < -cutoff * largest) | (diagonal.min() < -cutoff * steepest)
-        return backend.where(used, solution, start), negative & finite
 
     def _result(
         self,

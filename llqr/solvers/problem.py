@@ -20,12 +20,14 @@ class FactorProblem:
         model: the quadratic model m.
         blocks: the blocks of the network.
         sources: the vectors structures act on, by source name.
+        ridge: ρ from the last fit, for a solver that adapts it.
     """
 
     backend: Backend
     model: QuadraticModel
     blocks: Sequence[Block]
     sources: Mapping[str, Tensors]
+    ridge: Array | None = None
 
     def inputs(self) -> dict[str, Array]:
         """Return −x for every block: U is linear, so δ = U(f) (−x) needs no negation later on."""

@@ -77,13 +77,31 @@ class LLQR(AbstractWrapper):
         super().__init__(base_optimizer)
         self.model = model
         self.loss_fn = loss_fn
-        self.config = config
         self.outputs_fn = outputs_fn
         self.weights_fn = weights_fn
         self.process_group = process_group
         self.skipped = 0
         self._members = Membership(model, base_optimizer.param_groups, config)
         self._take(self._members.init())
+
+    @property
+    def config(self) -> LLQRConfig:
+        """The settings; others may be set between steps, if the structure stays.
+
+        Raises:
+            ValueError: on setting, if the structure is another one.
+        """
+        return self._members.preconditioner.config
+
+    @config.setter
+    def config(self, config: LLQRConfig) -> None:
+        if config.structure != self.config.structure or config.apply_to != self.config.apply_to:
+            raise ValueError(
+                "config must keep structure and apply_to, got "
+                f"{config.structure!r} on the {config.apply_to} for {self.config.structure!r} on the "
+                f"{self.config.apply_to}; build a new optimizer for that"
+            )
+        self._members.preconditioner.config = config
 
     @property
     def fit_is_due(self) -> bool:
@@ -187,10 +205,11 @@ class LLQR(AbstractWrapper):
                 name: old[name].to(members.dtype) - parameter.to(members.dtype)
                 for name, parameter in members.parameters.items()
             }
+            sources = {"input": update, "update": update, "gradient": gradient}
             if batch is not None:
                 before.restore_parameters()
-                self._fit(batch, update)
-            moved = self._precondition({"input": update, "update": update, "gradient": gradient})
+                self._fit(batch, sources)
+            moved = self._precondition(sources)
             for name, parameter in members.parameters.items():
                 if parameter.grad is not None:
                     parameter.copy_(old[name].to(members.dtype) - moved[name])
@@ -201,7 +220,8 @@ class LLQR(AbstractWrapper):
             result, self._state = members.preconditioner.precondition(self._state, sources)
         return result
 
-    def _fit(self, batch: Any, update: Tensors | None = None) -> None:
+    def _fit(self, batch: Any, sources: dict[str, Tensors] | None = None) -> None:
+        """Fit on the sources to be preconditioned, in gradient mode on the model's own gradient."""
         config = self.config
         if config.curvature_batch_size is not None:
             batch = first_examples(batch, share(config.curvature_batch_size, self.process_group))
@@ -218,9 +238,8 @@ class LLQR(AbstractWrapper):
         )
         with without_autocast(self._members.like.device):
             model = quadratic_model(config.curvature, problem)
-            sources = {"input": model.gradient, "gradient": model.gradient}
-            if update is not None:
-                sources |= {"input": update, "update": update}
+            if sources is None:
+                sources = {"input": model.gradient, "gradient": model.gradient}
             fitted = self._members.preconditioner.fit(self._state, model, sources)
         self._take(_in_all_processes(fitted, self.process_group))
         if int(self._state.last_fit.status) == Status.NOT_FINITE:

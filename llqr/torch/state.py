@@ -9,11 +9,12 @@ from torch import Tensor
 
 from llqr.preconditioner import FitReport, Preconditioner, PreconditionerState
 
-VERSION = 1
+VERSION = 2
 KEY = "llqr"
 """Where this state stands beside the base optimizer's ``"state"`` and ``"param_groups"``."""
 
-_COUNTERS = ("step", "next_fit", "fits", "rejected", "fallbacks")
+_COUNTERS = ("step", "next_fit", "fits", "rejected", "fallbacks", "interval")
+_NUMBERS = ("smoothness", "ridge")
 
 
 def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: int) -> dict:
@@ -26,7 +27,7 @@ def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: in
             for block, factors in state.factors.items()
         },
         "counters": {name: int(getattr(state, name)) for name in _COUNTERS} | {"skipped": skipped},
-        "smoothness": state.smoothness.detach().clone(),
+        "numbers": {name: getattr(state, name).detach().clone() for name in _NUMBERS},
         "last_fit": {name: value.clone() for name, value in state.last_fit._asdict().items()},
     }
 
@@ -85,8 +86,8 @@ def unpack(
             block: {name: number(factor, like).clone() for name, factor in factors.items()}
             for block, factors in own["factors"].items()
         },
-        smoothness=number(own["smoothness"], like).clone(),
         last_fit=last_fit,
+        **{name: number(own["numbers"][name], like).clone() for name in _NUMBERS},
         **{name: integer(counters[name], like) for name in _COUNTERS},
     )
     return state, counters["skipped"]
@@ -108,10 +109,10 @@ def carry_over(
     moved = {name: preconditioner.backend.integer(getattr(state, name), like) for name in _COUNTERS}
     return fresh._replace(
         factors={**fresh.factors, **kept},
-        smoothness=state.smoothness.to(like),
         last_fit=FitReport(
             *(v.to(like) if v.is_floating_point() else v.to(like.device) for v in state.last_fit)
         ),
+        **{name: getattr(state, name).to(like) for name in _NUMBERS},
         **moved,
     )
 

@@ -112,9 +112,8 @@ def numpy_reference(case: Case, config: LLQRConfig, batches: list[Any], examples
             model = QuadraticModel(
                 gradient=slope, curvature_product=lambda v, dense=dense: named(dense @ flat(v))
             )
-            fitted_on = {**sources, "gradient": slope}
-            if config.apply_to == "gradient":
-                fitted_on["input"] = slope
+            in_gradient_mode = config.apply_to == "gradient"
+            fitted_on = {"input": slope, "gradient": slope} if in_gradient_mode else sources
             state = preconditioner.fit(state, model, fitted_on)
         steered, state = preconditioner.precondition(state, sources)
         state = preconditioner.advance(state)

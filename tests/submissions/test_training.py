@@ -93,7 +93,9 @@ def counters(state):
 def test_without_hyperparameters_the_loss_falls(framework):
     losses, _, state = train("self_tuning", framework, "tokens", 31)
     counts = counters(state)
-    assert counts == {"step": 31, "fits": 2, "rejected": 0, "fallbacks": 0, "skipped": 0}
+    # The interval grows from 1.
+    assert 3 <= counts.pop("fits") <= 20
+    assert counts == {"step": 31, "rejected": 0, "fallbacks": 0, "skipped": 0}
     assert losses[30] < 0.8 * losses[0]  # the same batch
 
 
@@ -159,10 +161,11 @@ def test_a_tensor_that_is_too_large_gets_the_plain_base_step(framework, monkeypa
     )
     monkeypatch.setattr(f"llqr.algoperf.{module}.too_large", lambda shapes: frozenset({name}))
     losses, params, state = train("self_tuning", framework, "squared", 2)
-    assert counters(state)["fits"] == 1 and losses[0] > 0
+    assert counters(state)["fits"] >= 1 and losses[0] > 0
     start = tiny.initial_parameters()["dense_0"]["kernel"]
+    decayed = (1.0 - 15.0 / tiny.JaxTiny.step_hint**2) * start
     # Two steps of Adam of length 1e-3 with about equal signs, no entry further than that.
-    moved = np.abs(params["dense_0"]["kernel"] - start)
+    moved = np.abs(params["dense_0"]["kernel"] - decayed)
     assert 1e-3 < moved.max() <= 2.1e-3
 
 

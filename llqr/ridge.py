@@ -1,0 +1,82 @@
+"""A ridge on the inner problem that follows what the steps really achieve.
+
+The ridge ρ turns H into H + ρ diag H (:mod:`llqr.solvers.direct`). Small, it trusts the quadratic model of a
+few examples; large, it shortens every direction on its own. With the fitted step δ on the curvature batch,
+
+    q = (L(θ) − L(θ + δ)) / (−m(δ))
+
+is the part of the promised decrease that comes true (Levenberg's and Marquardt's damping scaled by the
+diagonal, with the usual ratio test). No scale of the loss enters, whatever the outputs mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llqr._checks import check_positive
+from llqr.backend import Array, Backend
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveRidge:
+    """ρ ← ρ/c if q > ``trusted``, ρ ← c ρ if q < ``doubted``; costs two losses on the curvature batch.
+
+    Attributes:
+        initial: ρ before the first fit, > 0.
+        factor: c > 1.
+        trusted: q above which the model deserves a smaller ridge.
+        doubted: q below which it needs a larger one, > 0 and at most ``trusted``.
+        smallest: lower bound on ρ, > 0.
+        largest: upper bound on ρ.
+    """
+
+    initial: float = 1.0  # ρ₀
+    factor: float = 4.0  # c
+    trusted: float = 0.75
+    doubted: float = 0.25
+    smallest: float = 1e-4
+    largest: float = 1e4
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        for name in ("initial", "factor", "trusted", "doubted", "smallest", "largest"):
+            check_positive(name, getattr(self, name))
+        if not self.smallest <= self.initial <= self.largest:
+            raise ValueError(
+                "initial must lie between smallest and largest, got "
+                f"{self.initial!r} outside [{self.smallest!r}, {self.largest!r}]; pass e.g. initial=1.0"
+            )
+        if self.doubted > self.trusted:
+            raise ValueError(
+                f"doubted must be at most trusted, got {self.doubted!r} and {self.trusted!r}; pass e.g. "
+                "doubted=0.25, trusted=0.75"
+            )
+        if self.factor <= 1.0:
+            raise ValueError(f"factor must be above 1, got {self.factor!r}; pass e.g. factor=4.0")
+
+    def smaller(self, backend: Backend, ridge: Array) -> Array:
+        """Return ρ/c, within the bounds."""
+        return backend.maximum(ridge / self.factor, self.smallest)
+
+    def larger(self, backend: Backend, ridge: Array) -> Array:
+        """Return c ρ, within the bounds."""
+        return -backend.maximum(-self.factor * ridge, -self.largest)
+
+    def judged(
+        self, backend: Backend, ridge: Array, gain: Array, promised: Array, resolution: Array
+    ) -> tuple[Array, Array]:
+        """Return the next ρ, and whether the step at hand is too bad to be used.
+
+        Args:
+            backend: array operations.
+            ridge: ρ with which the step was found.
+            gain: L(θ) − L(θ + δ), may be NaN or infinite.
+            promised: −m(δ).
+            resolution: differences of losses below this one are rounding; such a promise says nothing.
+        """
+        known = promised > resolution
+        # Neither comparison holds for NaN, which is as bad as can be.
+        good, fair = gain > self.trusted * promised, gain >= self.doubted * promised
+        moved = backend.where(fair, ridge, self.larger(backend, ridge))
+        moved = backend.where(good, self.smaller(backend, ridge), moved)
+        return backend.where(known, moved, ridge), known & ~(gain >= 0.0)

@@ -1,0 +1,152 @@
+"""The adaptive ridge: its rule, and that the solver follows it."""
+
+import numpy as np
+import pytest
+
+from llqr.curvature import Hessian
+from llqr.intervals import AdaptiveInterval
+from llqr.preconditioner import Preconditioner
+from llqr.quadratic import QuadraticModel
+from llqr.ridge import AdaptiveRidge
+from llqr.settings import LLQRConfig
+from llqr.solvers import DirectSolve, FactorProblem
+from llqr.structures import Span
+from tests import backends
+from tests.solvers.quadratics import BACKEND, Case
+
+
+@pytest.mark.parametrize("name", backends.BACKENDS)
+@pytest.mark.parametrize(
+    ("gain", "ridge", "bad"),
+    [
+        (0.8, 0.25, False),
+        (0.75, 1.0, False),
+        (0.3, 1.0, False),
+        (0.2, 4.0, False),
+        (-0.1, 4.0, True),
+        (np.nan, 4.0, True),
+        (-np.inf, 4.0, True),
+    ],
+)
+def test_rule(name, gain, ridge, bad):
+    backend, to, back = backends.make(name)
+    arguments = (to(np.array(v)) for v in (1.0, 2.0 * gain, 2.0, 1e-6))
+    new, refused = AdaptiveRidge().judged(backend, *arguments)
+    assert float(back(new)) == ridge and bool(refused) is bad
+
+
+def test_a_promise_below_rounding_says_nothing():
+    rule = AdaptiveRidge()
+    for gain in (-1e-9, 1e-9, np.nan):
+        new, bad = rule.judged(BACKEND, *map(np.asarray, (2.0, gain, 1e-9, 1e-8)))
+        assert float(new) == 2.0 and not bad
+
+
+def test_bounds_hold():
+    rule = AdaptiveRidge(initial=1.0, smallest=0.5, largest=2.0)
+    assert float(rule.smaller(BACKEND, np.asarray(1.0))) == 0.5
+    assert float(rule.larger(BACKEND, np.asarray(1.0))) == 2.0
+
+
+def with_loss(case, loss):
+    """Return the case's problem with a loss of the step."""
+    model = case.problem.model
+    changed = QuadraticModel(
+        gradient=model.gradient,
+        curvature_product=model.curvature_product,
+        gram=model.gram,
+        loss_and_gradient=lambda step: (np.asarray(loss(step)), step),
+    )
+    return FactorProblem(BACKEND, changed, case.blocks, case.sources, np.asarray(1.0))
+
+
+def true_quadratic(case, scale):
+    """Return L(θ + δ) = 100 + scale · (m(δ) without damping and ridge)."""
+    model = case.problem.model
+
+    def loss(step):
+        residual = model.residual(step)
+        return 100.0 + scale * model.value(step, residual)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected", "used"), [(1.0, 0.25, 1.0), (0.5, 1.0, 1.0), (-1.0, 4.0, 4.0)]
+)
+def test_the_solver_compares_gain_and_promise(rng, scale, expected, used):
+    case = Case(rng, Span(per="parameter"))
+    problem = with_loss(case, true_quadratic(case, scale))
+    result = DirectSolve(relative_ridge=AdaptiveRidge()).solve(problem, case.start())
+    assert float(result.ridge) == expected
+    # A step that raises the loss is replaced by that of the larger ridge.
+    constant = DirectSolve(relative_ridge=used).solve(case.problem, case.start())
+    for block in case.blocks:
+        np.testing.assert_allclose(
+            result.factors[block.name]["s"], constant.factors[block.name]["s"], rtol=1e-12
+        )
+
+
+def test_a_model_without_loss_is_refused(rng):
+    case = Case(rng, Span())
+    solver = DirectSolve(relative_ridge=AdaptiveRidge())
+    with pytest.raises(ValueError, match=r"needs model\.loss_and_gradient .* got None"):
+        solver.solve(case.problem, case.start())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"initial": 0.0}, "initial must be"),
+        ({"initial": 1e9}, "initial must lie between"),
+        ({"factor": 1.0}, "factor must be above 1"),
+        ({"doubted": 0.9}, "doubted must be at most trusted"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AdaptiveRidge(**settings)
+
+
+def test_rosenbrock_in_a_few_steps():
+    """Residuals (1 − u, 10 (v − u²)) with the whole plane as span: the minimum within 60 steps."""
+    config = LLQRConfig(
+        curvature=Hessian(),
+        structure=Span(per="parameter", directions=("update", "gradient"), floor=0.0),
+        inner_solver=DirectSolve(relative_ridge=AdaptiveRidge()),
+        update_interval=AdaptiveInterval(),
+        ema_decay=0.5,
+        ema_debias=True,
+        apply_to="update",
+    )
+    preconditioner = Preconditioner(BACKEND, config, {"p": (2,)})
+    point = np.array([-1.2, 1.0])
+    state = preconditioner.init({"p": point})
+
+    def residuals(p):
+        return np.array([1.0 - p[0], 10.0 * (p[1] - p[0] ** 2)])
+
+    def loss(p):
+        return 0.5 * (residuals(p) ** 2).sum()
+
+    mean, square = np.zeros(2), np.zeros(2)
+    for step in range(1, 61):
+        jacobian = np.array([[-1.0, 0.0], [-20.0 * point[0], 10.0]])
+        gradient = jacobian.T @ residuals(point)
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.99 * square + 0.01 * gradient**2
+        update = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.99**step)) + 1e-12)
+        sources = {"input": {"p": update}, "update": {"p": update}, "gradient": {"p": gradient}}
+        if bool(preconditioner.is_due(state)):
+            model = QuadraticModel(
+                gradient={"p": gradient},
+                curvature_product=lambda v, j=jacobian: {"p": j.T @ (j @ v["p"])},
+                loss_and_gradient=lambda d, p=point: (np.asarray(loss(p + d["p"])), d),
+            )
+            state = preconditioner.fit(state, model, sources)
+        moved, state = preconditioner.precondition(state, sources)
+        state = preconditioner.advance(state)
+        point = point - moved["p"]
+        if loss(point) < 1e-10:
+            break
+    assert loss(point) < 1e-10
+    assert int(state.fits) <= step and float(state.ridge) < 1.0
