@@ -30,7 +30,7 @@ def test_example_runs(example: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_linked_files_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", TEXT)
     local = [link for link in links if not link.startswith("http")]
-    assert local, "the README shows the demo's plot"
+    assert local, "the README links to its documents"
     for link in local:
         assert (ROOT / link).is_file(), link
 
