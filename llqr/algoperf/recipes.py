@@ -224,7 +224,8 @@ def external_tuning(workload: Any, hyperparameters: Any) -> Recipe:
 
     Args:
         workload: for its ``step_hint``.
-        hyperparameters: record with the fields of ``tuning_search_spaces/llqr.json``.
+        hyperparameters: record with the fields of ``tuning_search_spaces/llqr.json``; the span adapts its
+            interval, whatever ``update_interval`` says.
 
     Raises:
         ValueError: if a field is missing or out of range.
@@ -251,5 +252,6 @@ def external_tuning(workload: Any, hyperparameters: Any) -> Recipe:
         dropout_rate=values["dropout_rate"],
         gradient_clip=getattr(hyperparameters, "grad_clip", None),
         structure=values["structure"],
-        update_interval=values["update_interval"],
+        # Lengths go out of date within steps where the network changes fast; matrices do not.
+        update_interval=None if values["structure"] == "span" else values["update_interval"],
     )

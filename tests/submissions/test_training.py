@@ -102,7 +102,8 @@ def test_without_hyperparameters_the_loss_falls(framework):
 def test_every_point_of_the_search_space_is_a_recipe():
     for point in SPACE:
         recipe = external_tuning(tiny.JaxTiny(), types.SimpleNamespace(**point))
-        assert recipe.config(["layer/kernel"]).update_interval == point["update_interval"]
+        interval = recipe.config(["layer/kernel"]).update_interval
+        assert (interval == point["update_interval"]) == (point["structure"] != "span")
         assert float(recipe.schedule(tiny.JaxTiny.step_hint, np)) == 0.0
 
 
@@ -112,8 +113,10 @@ def test_every_point_of_the_search_space_is_a_recipe():
 def test_every_structure_of_the_search_space_trains(framework, point):
     changes = {"update_interval": 4, "warmup_factor": 0.0}
     losses, _, state = train("external_tuning", framework, "softmax", 10, point=point, **changes)
-    assert counters(state)["fits"] == 3 and counters(state)["rejected"] == 0
-    assert losses[9] < losses[0]
+    fits = counters(state)["fits"]
+    # The span adapts its interval; the others refresh at steps 0, 4 and 8.
+    assert 3 <= fits <= 10 if SPACE[point]["structure"] == "span" else fits == 3
+    assert counters(state)["rejected"] == 0 and losses[9] < losses[0]
 
 
 # Single softmaxes and labels differ from tokens and graphs in their weights alone: see test_curvature.
