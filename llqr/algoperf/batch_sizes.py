@@ -18,11 +18,11 @@ BATCH_SIZES = {
     "mnist": 64,
     "ogbg": 512,
     "wmt": 128,
-    "digits": 64,
-    "digits_autoencoder": 200,
+    "digits": 128,
+    "digits_autoencoder": 128,
     "grokking": 512,
     "grokking_mini": 512,
-    "rosenbrock": 1,
+    "rosenbrock": 8,
 }
 """Names of workloads; a variant of one begins with its name."""
 
