@@ -76,9 +76,19 @@ class TorchBackend:
         return torch.stack(list(arrays))
 
     def eigh(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ascending eigenvalues [n] and eigenvectors [n, n]."""
-        values, vectors = torch.linalg.eigh(matrix)
-        return values, vectors
+        """Return ascending eigenvalues [n] and eigenvectors [n, n]; NaN where the iteration fails.
+
+        LAPACK gives up now and then on float32 matrices with nearly equal eigenvalues; float64 resolves
+        most of them.
+        """
+        for dtype in (matrix.dtype, torch.float64):
+            try:
+                values, vectors = torch.linalg.eigh(matrix.to(dtype))
+            except torch.linalg.LinAlgError:
+                continue
+            return values.to(matrix.dtype), vectors.to(matrix.dtype)
+        nowhere = torch.full_like(matrix, float("nan"))
+        return nowhere[..., 0], nowhere
 
     def while_loop(self, condition: Callable, body: Callable, state: Any) -> Any:
         """Apply ``body`` while the condition holds; reads one boolean per iteration."""

@@ -115,3 +115,13 @@ def test_select_of_nested_structures(choice):
         assert torch.equal(chosen.a, expected.a)
         assert isinstance(chosen.b["x"], tuple)
         torch.testing.assert_close(chosen.b["x"], expected.b["x"], equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_eigenvalues_that_lapack_cannot_find_are_not_numbers(dtype):
+    matrix = torch.full((3, 3), float("nan"), dtype=dtype)
+    with pytest.raises(torch.linalg.LinAlgError):
+        torch.linalg.eigh(matrix)
+    values, vectors = TorchBackend().eigh(matrix)
+    assert values.shape == (3,) and values.dtype == dtype and values.isnan().all()
+    assert vectors.shape == (3, 3) and vectors.isnan().all()
