@@ -52,7 +52,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
 def test_wheel_requires_numpy_alone(metadata):
     requirements = metadata.get_all("Requires-Dist", [])
     assert [r for r in requirements if "extra ==" not in r] == ["numpy>=1.26"]
-    assert {"torch", "jax", "demo", "test"} <= set(metadata.get_all("Provides-Extra", []))
+    assert {"torch", "jax", "experiments", "test"} <= set(metadata.get_all("Provides-Extra", []))
     assert metadata["Requires-Python"] == ">=3.11"
 
 
