@@ -215,6 +215,7 @@ def quadratic_model(curvature: AbstractCurvature, problem: LinearisedProblem) ->
         gram=_gram(curvature, problem, curvature_divided)
         if isinstance(curvature, GaussNewton)
         else None,
+        loss=problem.loss,
         loss_and_gradient=problem.loss_and_gradient,
     )
 

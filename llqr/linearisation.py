@@ -62,6 +62,10 @@ class LinearisedProblem(Protocol):
         """Return the sum of ``contribution(linearisation)``, a nested dict of arrays, over chunks."""
         ...
 
+    def loss(self, step: Tensors) -> Array:
+        """Return the mean loss at θ + step: no derivative."""
+        ...
+
     def loss_and_gradient(self, step: Tensors) -> tuple[Array, Tensors]:
         """Return the mean loss and its gradient at θ + step."""
         ...

@@ -25,6 +25,7 @@ class QuadraticModel:
         damping: λ ≥ 0, a number or a 0-d array.
         gram: optional (directions, n) ↦ [n, n] matrix of ⟨d_j, C d_k⟩, where ``directions(e)`` maps a
             coefficient vector e [n] to Σ_j e_j d_j; forward products only (Gauss-Newton family).
+        loss: optional δ ↦ L(θ + δ) on the same batch, to compare with what m promises.
         loss_and_gradient: optional δ ↦ (L(θ + δ), ∇L(θ + δ)) on the same batch, for acceptance rules.
     """
 
@@ -32,6 +33,7 @@ class QuadraticModel:
     curvature_product: Callable[[Tensors], Tensors]  # C v
     damping: Array | float = 0.0  # λ
     gram: Callable[[Callable[[Array], Tensors], int], Array] | None = None
+    loss: Callable[[Tensors], Array] | None = None
     loss_and_gradient: Callable[[Tensors], tuple[Array, Tensors]] | None = None
 
     def with_damping(self, damping: Array | float) -> QuadraticModel:

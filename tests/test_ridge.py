@@ -55,7 +55,7 @@ def with_loss(case, loss):
         gradient=model.gradient,
         curvature_product=model.curvature_product,
         gram=model.gram,
-        loss_and_gradient=lambda step: (np.asarray(loss(step)), step),
+        loss=lambda step: np.asarray(loss(step)),
     )
     return FactorProblem(BACKEND, changed, case.blocks, case.sources, np.asarray(1.0))
 
@@ -90,7 +90,7 @@ def test_the_solver_compares_gain_and_promise(rng, scale, expected, used):
 def test_a_model_without_loss_is_refused(rng):
     case = Case(rng, Span())
     solver = DirectSolve(relative_ridge=AdaptiveRidge())
-    with pytest.raises(ValueError, match=r"needs model\.loss_and_gradient .* got None"):
+    with pytest.raises(ValueError, match=r"needs model\.loss to .* got None"):
         solver.solve(case.problem, case.start())
 
 
@@ -140,7 +140,7 @@ def test_rosenbrock_in_a_few_steps():
             model = QuadraticModel(
                 gradient={"p": gradient},
                 curvature_product=lambda v, j=jacobian: {"p": j.T @ (j @ v["p"])},
-                loss_and_gradient=lambda d, p=point: (np.asarray(loss(p + d["p"])), d),
+                loss=lambda d, p=point: np.asarray(loss(p + d["p"])),
             )
             state = preconditioner.fit(state, model, sources)
         moved, state = preconditioner.precondition(state, sources)

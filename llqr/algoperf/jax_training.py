@@ -6,7 +6,7 @@ batch is split along its leading axis, and old parameters and states are donated
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from llqr.algoperf.batch_sizes import batch_size
 from llqr.algoperf.curvature_batches import CurvatureBatch, curvature_batch
 from llqr.algoperf.grouping import too_large
 from llqr.algoperf.jax_curvature import JaxObjective
 from llqr.algoperf.likelihoods import specification
 from llqr.algoperf.recipes import Recipe
+from llqr.algoperf.submission import Submission
 from llqr.jax import llqr, named_leaves
 from llqr.jax.state import find_states
 
@@ -198,7 +198,7 @@ def _without_device_axis(trees: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[0], trees)
 
 
-class JaxSubmission:
+class JaxSubmission(Submission):
     """AlgoPerf's submission functions.
 
     Args:
@@ -207,10 +207,6 @@ class JaxSubmission:
 
     def __init__(self, recipe: RecipeOf) -> None:
         self._recipe = recipe
-
-    def get_batch_size(self, workload_name: str) -> int:
-        """Return the global batch size."""
-        return batch_size(workload_name)
 
     def init_optimizer_state(
         self, workload: Any, model_params: Any, model_state: Any, hyperparameters: Any, rng: Any
@@ -245,33 +241,3 @@ class JaxSubmission:
                 {name: value.item() for name, value in metrics.items()}, global_step
             )
         return (state, trainer), params, model_state
-
-    def prepare_for_eval(
-        self,
-        workload: Any,
-        current_param_container: Any,
-        current_params_types: Any,
-        model_state: Any,
-        hyperparameters: Any,
-        loss_type: Any,
-        optimizer_state: tuple[Any, JaxTrainer],
-        eval_results: Any,
-        global_step: int,
-        rng: Any,
-    ) -> tuple[Any, Any, Any]:
-        """Return everything as it is: parameters are evaluated as they are trained."""
-        return optimizer_state, current_param_container, model_state
-
-    def data_selection(
-        self,
-        workload: Any,
-        input_queue: Iterator[Any],
-        optimizer_state: tuple[Any, JaxTrainer],
-        current_param_container: Any,
-        model_state: Any,
-        hyperparameters: Any,
-        global_step: int,
-        rng: Any,
-    ) -> Any:
-        """Return the next batch."""
-        return next(input_queue)

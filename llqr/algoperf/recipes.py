@@ -252,6 +252,6 @@ def external_tuning(workload: Any, hyperparameters: Any) -> Recipe:
         dropout_rate=values["dropout_rate"],
         gradient_clip=getattr(hyperparameters, "grad_clip", None),
         structure=values["structure"],
-        # Lengths go out of date within steps where the network changes fast; matrices do not.
+        # Lengths kept for a fixed number of steps made Rosenbrock diverge.
         update_interval=None if values["structure"] == "span" else values["update_interval"],
     )

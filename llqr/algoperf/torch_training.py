@@ -6,7 +6,7 @@ each with its share of every batch; factors are the same in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ import torch
 import torch.distributed.nn
 from torch import Tensor, nn
 
-from llqr.algoperf.batch_sizes import batch_size
 from llqr.algoperf.curvature_batches import CurvatureBatch, curvature_batch
 from llqr.algoperf.grouping import too_large
 from llqr.algoperf.likelihoods import Likelihood, specification
 from llqr.algoperf.recipes import Recipe
+from llqr.algoperf.submission import Submission
 from llqr.algoperf.torch_curvature import WHOLE, TorchObjective, Whole
 from llqr.torch import LLQR
 from llqr.torch.distributed import world_size
@@ -180,7 +180,7 @@ def _detached(outputs: Any) -> Any:
     return outputs.detach()
 
 
-class TorchSubmission:
+class TorchSubmission(Submission):
     """AlgoPerf's submission functions.
 
     Args:
@@ -189,10 +189,6 @@ class TorchSubmission:
 
     def __init__(self, recipe: RecipeOf) -> None:
         self._recipe = recipe
-
-    def get_batch_size(self, workload_name: str) -> int:
-        """Return the global batch size."""
-        return batch_size(workload_name)
 
     def init_optimizer_state(
         self, workload: Any, model_params: Any, model_state: Any, hyperparameters: Any, rng: Any
@@ -228,33 +224,3 @@ class TorchSubmission:
             }
             logger.append_scalar_metrics(numbers, global_step)
         return optimizer_state, current_param_container, model_state
-
-    def prepare_for_eval(
-        self,
-        workload: Any,
-        current_param_container: Any,
-        current_params_types: Any,
-        model_state: Any,
-        hyperparameters: Any,
-        loss_type: Any,
-        optimizer_state: dict[str, TorchTrainer],
-        eval_results: Any,
-        global_step: int,
-        rng: Any,
-    ) -> tuple[Any, Any, Any]:
-        """Return everything as it is: parameters are evaluated as they are trained."""
-        return optimizer_state, current_param_container, model_state
-
-    def data_selection(
-        self,
-        workload: Any,
-        input_queue: Iterator[Any],
-        optimizer_state: dict[str, TorchTrainer],
-        current_param_container: Any,
-        model_state: Any,
-        hyperparameters: Any,
-        global_step: int,
-        rng: Any,
-    ) -> Any:
-        """Return the next batch."""
-        return next(input_queue)

@@ -51,9 +51,20 @@ class JaxProblem:
             return contribution(self._whole)
         return self._sum(lambda chunk: contribution(self._linearise(chunk)))
 
+    def loss(self, step: Tensors) -> Array:
+        """Return the mean loss at θ + step."""
+        moved = self._moved(step)
+
+        def contribution(chunk: Any) -> dict[str, Array]:
+            loss, (_, normaliser) = self._objective.loss_of(moved, chunk)
+            return {"loss": loss, "normaliser": normaliser}
+
+        total = self._sum(contribution)
+        return total["loss"] / total["normaliser"]
+
     def loss_and_gradient(self, step: Tensors) -> tuple[Array, Tensors]:
         """Return the mean loss and its gradient at θ + step."""
-        moved = {name: value + step[name] for name, value in self._parameters.items()}
+        moved = self._moved(step)
 
         def contribution(chunk: Any) -> dict[str, Any]:
             (loss, (_, normaliser)), gradient = jax.value_and_grad(
@@ -65,6 +76,9 @@ class JaxProblem:
         inverse = 1.0 / total["normaliser"]
         gradient = {name: value * inverse for name, value in total["gradient"].items()}
         return total["loss"] * inverse, gradient
+
+    def _moved(self, step: Tensors) -> Tensors:
+        return {name: value + step[name] for name, value in self._parameters.items()}
 
     def _sum(self, contribution: Callable[[Any], Any]) -> Any:
         """Return the sum of ``contribution(chunk)``: equal chunks in a scan, then the rest."""

@@ -90,10 +90,10 @@ class DirectSolve(AbstractInnerSolver):
         system = self._system(problem, factors)
         if not isinstance(rule, AdaptiveRidge):
             return self._with_ridge(problem, factors, system, rule)
-        evaluate = problem.model.loss_and_gradient
-        if evaluate is None:
+        loss_at = problem.model.loss
+        if loss_at is None:
             raise ValueError(
-                "an adaptive ridge needs model.loss_and_gradient to compare gain and promise, got None; "
+                "an adaptive ridge needs model.loss to compare gain and promise, got None; "
                 "supply it or use a constant relative_ridge"
             )
         ridge = problem.ridge
@@ -101,12 +101,12 @@ class DirectSolve(AbstractInnerSolver):
             ridge = backend.asarray(rule.initial, system[0])
         result = self._with_ridge(problem, factors, system, ridge)
         step = problem.step(problem.inputs(), result.factors)
-        before, _ = evaluate(tensors.scale(0.0, step))
-        after, _ = evaluate(step)
-        promised = -self._objective(problem, result.factors, system)
-        new_ridge, bad = rule.judged(
-            backend, ridge, before - after, promised, rounding(before) * abs(before)
-        )
+        before, after = loss_at(tensors.scale(0.0, step)), loss_at(step)
+        lengths, matrix, right = system
+        solution = lengths * _flatten(backend, problem.blocks, result.factors)
+        promised = -_objective(matrix, right, solution)
+        resolution = rounding(before) * abs(before)
+        new_ridge, bad = rule.judged(backend, ridge, before - after, promised, resolution)
         result = backend.cond(
             bad,
             lambda _: self._with_ridge(problem, factors, system, new_ridge),
@@ -114,14 +114,6 @@ class DirectSolve(AbstractInnerSolver):
             result,
         )
         return result._replace(ridge=new_ridge)
-
-    def _objective(
-        self, problem: FactorProblem, factors: BlockFactors, system: tuple[Array, Array, Array]
-    ) -> Array:
-        """Return m at the factors, without ridge."""
-        lengths, matrix, right = system
-        scaled = lengths * _flatten(problem.backend, problem.blocks, factors)
-        return 0.5 * (scaled * (matrix @ scaled)).sum() - (scaled * right).sum()
 
     def _with_ridge(
         self,
@@ -152,8 +144,7 @@ class DirectSolve(AbstractInnerSolver):
         )
 
         def objective(s: Array) -> Array:
-            scaled = lengths * s
-            return 0.5 * (scaled * (matrix @ scaled)).sum() - (scaled * right).sum()
+            return _objective(matrix, right, lengths * s)
 
         if problem.bounded:
             # What rounding or an unfinished search left outside the bounds was clipped, which may lead
@@ -248,6 +239,11 @@ class DirectSolve(AbstractInnerSolver):
             rises=backend.integer(0, solution),
             block_finite=block_finite,
         )
+
+
+def _objective(matrix: Array, right: Array, solution: Array) -> Array:
+    """Return ½ xᵀHx − xᵀr."""
+    return 0.5 * (solution * (matrix @ solution)).sum() - (solution * right).sum()
 
 
 def _flatten(backend: Backend, blocks: Sequence[Block], factors: BlockFactors) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from llqr.backend import Tensors
@@ -75,8 +76,20 @@ class TorchProblem:
             total = part if total is None else _add(total, part)
         return total
 
+    def loss(self, step: Tensors) -> Tensor:
+        """Return the mean loss at θ + step; θ itself is back afterwards."""
+        total = self._sum_at(step, self._loss)
+        return total["loss"] / total["normaliser"]
+
     def loss_and_gradient(self, step: Tensors) -> tuple[Tensor, Tensors]:
         """Return the mean loss and its gradient at θ + step; θ itself is back afterwards."""
+        total = self._sum_at(step, self._loss_and_gradient)
+        inverse = 1.0 / total["normaliser"]
+        gradient = {name: value * inverse for name, value in total["gradient"].items()}
+        return total["loss"] * inverse, gradient
+
+    def _sum_at(self, step: Tensors, contribution: Callable[[Any], dict[str, Any]]) -> Any:
+        """Return the sum of a function of the chunks, with the parameters moved by the step."""
         parameters = self._function.parameters
         originals = {name: parameter.data for name, parameter in parameters.items()}
         total = None
@@ -86,15 +99,17 @@ class TorchProblem:
                 moved = originals[name].to(self._function.dtype) + step[name]
                 parameter.data = moved.to(parameter.dtype)
             for chunk in self._chunks:
-                part = self._loss_and_gradient(chunk)
+                part = contribution(chunk)
                 total = part if total is None else _add(total, part)
         finally:
             for name, parameter in parameters.items():
                 parameter.data = originals[name]
-        total = sum_over_processes(total, self._group)
-        inverse = 1.0 / total["normaliser"]
-        gradient = {name: value * inverse for name, value in total["gradient"].items()}
-        return total["loss"] * inverse, gradient
+        return sum_over_processes(total, self._group)
+
+    def _loss(self, chunk: Any) -> dict[str, Any]:
+        with self._function.new_pass().active(), torch.no_grad():
+            evaluation = self._function.evaluate(chunk)
+        return {"loss": evaluation.loss, "normaliser": evaluation.normaliser}
 
     def _loss_and_gradient(self, chunk: Any) -> dict[str, Any]:
         names, parameters = zip(*self._function.parameters.items(), strict=True)

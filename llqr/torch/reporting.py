@@ -73,13 +73,21 @@ def left_alone(named: Mapping[str, Tensor], preconditioned: Iterable[str]) -> st
     )
 
 
-def skipped_step(names: list[str], count: int) -> str:
-    """Return the warning for a step skipped because of a non-finite gradient."""
+def skipped_step(
+    names: list[str], count: int, kept: str = "parameters, base optimizer and factors"
+) -> str:
+    """Return the warning for a step skipped because of a non-finite gradient.
+
+    Args:
+        names: parameters whose gradient is not finite, at least one.
+        count: steps skipped so far.
+        kept: what stays as it was.
+    """
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return (
         f"the gradient of {shown} is not finite, so this step was skipped ({count} skipped so far): "
-        "parameters, base optimizer and factors stay as they were; lower the learning rate, clip the "
-        "gradient, or check the batch and the loss for NaN"
+        f"{kept} stay as they were; lower the learning rate, clip the gradient, or check the batch and "
+        "the loss for NaN"
     )
 
 

@@ -187,6 +187,8 @@ def test_loss_and_gradient_at_a_step():
         problem = problem_of(case, Hessian(), chunk_size=chunk_size)
         actual_loss, actual = quick_jit(problem.loss_and_gradient)(naming.flatten(step))
         np.testing.assert_allclose(actual_loss, loss, rtol=1e-14)
+        alone = quick_jit(problem.loss)(naming.flatten(step))
+        np.testing.assert_allclose(alone, loss, rtol=1e-14)
         for name, value in naming.flatten(gradient).items():
             np.testing.assert_allclose(actual[name], value, rtol=1e-12, atol=1e-15)
 

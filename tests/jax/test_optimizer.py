@@ -12,73 +12,25 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import llqr.jax
-from llqr import structures
 from llqr.backend import NumpyBackend
-from llqr.config import LLQRConfig, configure
+from llqr.config import LLQRConfig
 from llqr.jax.naming import Naming
 from llqr.preconditioner import Preconditioner
 from llqr.quadratic import QuadraticModel
 from llqr.solvers import Status
 from tests.jax import networks
 from tests.jax.networks import Case, quick_jit
+from tests.jax.training import (
+    assert_trees_equal,
+    batches_of,
+    loss_on,
+    make,
+    quick_config,
+    train,
+    training_step,
+)
 
 MLP = networks.mlp
-STEPS = {"steps": 3, "learning_rate": 0.05}
-
-
-def quick_config(**settings: Any) -> LLQRConfig:
-    return configure(
-        **{"solver_options": STEPS, "update_interval": 2, "ema_decay": 0.5, **settings}
-    )
-
-
-def make(case: Case, base: Any, config: LLQRConfig, **settings: Any) -> Any:
-    return llqr.jax.llqr(
-        base,
-        outputs_fn=case.outputs_fn,
-        loss_fn=case.loss_fn,
-        weights_fn=case.weights_fn,
-        config=config,
-        **settings,
-    )
-
-
-def loss_on(case: Case, params: Any, batch: Any) -> jax.Array:
-    return networks.mean_loss(case._replace(batch=batch), params)
-
-
-def training_step(case: Case, optimizer: Any, traces: list[int] | None = None) -> Any:
-    def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
-        if traces is not None:
-            traces.append(1)
-        gradient = jax.grad(lambda p: loss_on(case, p, batch))(params)
-        updates, state = optimizer.update(gradient, state, params, batch=batch)
-        return optax.apply_updates(params, updates), state
-
-    return step
-
-
-def batches_of(case: Case, count: int) -> list[Any]:
-    """Batches of one shape whose inputs differ."""
-    return [(case.batch[0] * (1.0 + 0.1 * i), *case.batch[1:]) for i in range(count)]
-
-
-def train(case: Case, optimizer: Any, batches: list[Any]) -> tuple[Any, Any]:
-    step, params, state = (
-        quick_jit(training_step(case, optimizer)),
-        case.params,
-        optimizer.init(case.params),
-    )
-    for batch in batches:
-        params, state = step(params, state, batch)
-    return params, state
-
-
-def assert_trees_equal(actual: Any, expected: Any, tolerance: float = 0.0) -> None:
-    actual, expected = jax.tree.leaves(actual), jax.tree.leaves(expected)
-    for a, b in zip(actual, expected, strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 def numpy_reference(case: Case, config: LLQRConfig, batches: list[Any], examples: int) -> Any:
@@ -345,74 +297,6 @@ def test_further_arguments_reach_the_base_optimizer():
     one, _ = optimizer.update(case.params, state, case.params, batch=case.batch, factor=1.0)
     two, _ = optimizer.update(case.params, state, case.params, batch=case.batch, factor=2.0)
     assert_trees_equal(two, jax.tree.map(lambda leaf: 2.0 * leaf, one), 1e-15)
-
-
-def test_bad_arguments_are_named_at_construction():
-    case = MLP()
-    with pytest.raises(TypeError, match="config must be an LLQRConfig, got 'diagonal'"):
-        make(case, optax.sgd(0.1), "diagonal")
-    with pytest.raises(TypeError, match="base_optimizer must be an optax transformation"):
-        make(case, 0.1, quick_config())
-    with pytest.raises(TypeError, match="loss_fn must be a function"):
-        make(case._replace(loss_fn=None), optax.sgd(0.1), quick_config())
-    span = quick_config(structure="span", inner_solver="direct", solver_options={})
-    with pytest.raises(ValueError, match=r"\['update'\]; set apply_to=\"update\""):
-        make(case, optax.sgd(0.1), span)
-    by_name = quick_config(structure=lambda name, shape: structures.Span())
-    with pytest.raises(ValueError, match=r"\['update'\]; set apply_to=\"update\""):
-        make(case, optax.sgd(0.1), by_name).init(case.params)
-    with pytest.raises(ValueError, match="empty pytree"):
-        make(case, optax.sgd(0.1), quick_config()).init({})
-    with pytest.raises(TypeError, match="got dtype int32 for 'count'"):
-        make(case, optax.sgd(0.1), quick_config()).init({"count": jnp.zeros(3, jnp.int32)})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"batch": None}, "batch must be given to update"),
-        ({"params": None}, "params must be given to update"),
-        ({"batch": (jnp.zeros((0, 3)), jnp.zeros(0, int))}, "at least one example, got 0"),
-        ({"updates": {"first": {"kernel": jnp.zeros((3, 4))}}}, "miss .'first/bias'"),
-        ({"updates": jax.tree.map(jnp.sum, MLP().params)}, r"shapes of params, got \(\) instead"),
-    ],
-)
-def test_bad_arguments_are_named_at_update(change, message):
-    case = MLP()
-    optimizer = make(case, optax.sgd(0.1), quick_config())
-    state = optimizer.init(case.params)
-    given = {"updates": case.params, "params": case.params, "batch": case.batch, **change}
-    with pytest.raises(ValueError, match=message):
-        optimizer.update(given["updates"], state, given["params"], batch=given["batch"])
-
-
-def test_a_loss_that_is_not_scalar_is_named():
-    case = MLP()
-    broken = case._replace(loss_fn=lambda outputs, batch: outputs.sum(-1))
-    optimizer = make(broken, optax.sgd(0.1), quick_config())
-    with pytest.raises(ValueError, match=r"loss_fn must return a scalar .* got shape \(7,\)"):
-        optimizer.update(case.params, optimizer.init(case.params), case.params, batch=case.batch)
-
-
-def test_a_state_of_another_configuration_is_refused():
-    case, base = MLP(), optax.sgd(0.1)
-    state = make(case, base, quick_config()).init(case.params)
-    other = quick_config(structure="kronecker")
-    optimizer = make(case, base, other)
-    with pytest.raises(ValueError, match=r"another configuration: block 'first/kernel' must have"):
-        optimizer.update(case.params, state, case.params, batch=case.batch)
-    with pytest.raises(ValueError, match=r"another configuration: block 'first/kernel' must have"):
-        llqr.jax.check_state((optax.EmptyState(), state), case.params, other)
-    layers = quick_config(structure=structures.Scalar())
-    with pytest.raises(ValueError, match=r"has no block 'first' \(scalar"):
-        llqr.jax.check_state(state, case.params, layers)
-    part = {"first": case.params["first"]}
-    with pytest.raises(ValueError, match="its block 'second/bias' is none of"):
-        llqr.jax.check_state(state, part, quick_config())
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), state)
-    with pytest.raises(ValueError, match="must be float64, got float32"):
-        llqr.jax.check_state(half, case.params, quick_config())
-    llqr.jax.check_state(state, case.params, quick_config())
 
 
 def test_report_and_summary_are_readable():

@@ -204,8 +204,8 @@ def test_floor_clips_the_solution(rng):
     assert case.objective(result.factors) <= case.objective(case.start())
 
 
-def test_a_clipped_solution_that_leads_uphill_goes_part_of_the_way(rng):
-    """In two strongly coupled directions, clipping the optimum can be worse than a good start."""
+def test_bounds_are_met_exactly_where_clipping_would_lead_uphill():
+    """In two strongly coupled directions, clipping the optimum is worse than the best point of the bound."""
     gradient = {"w": np.array([1.0, 0.0])}
     update = {"w": np.array([1.0, 0.1])}
     matrix = np.array([[1.0, -2.0], [-2.0, 5.0]])
@@ -221,12 +221,13 @@ def test_a_clipped_solution_that_leads_uphill_goes_part_of_the_way(rng):
     optimum = np.linalg.solve(columns.T @ matrix @ columns, columns.T @ gradient["w"])
     assert optimum[0] < 0.0 < optimum[1]
     clipped = np.maximum(optimum, 0.0)
-    start = np.array([0.0, 1.0 / (columns[:, 1] @ matrix @ columns[:, 1])])
-    assert objective(clipped) > objective(start)  # the premise
-    result = DirectSolve().solve(problem, {"w": {"s": start}})
-    assert Status(int(result.status)) is Status.FINISHED
-    s = result.factors["w"]["s"]
-    assert s.min() >= 0.0 and objective(s) <= objective(start)
+    second = columns[:, 1]
+    best = np.array([0.0, (gradient["w"] @ second) / (second @ matrix @ second)])
+    assert objective(clipped) > objective(best)  # the premise
+    for start in (best, np.zeros(2), np.array([0.3, 0.1])):
+        result = DirectSolve().solve(problem, {"w": {"s": start}})
+        assert Status(int(result.status)) is Status.FINISHED
+        np.testing.assert_allclose(result.factors["w"]["s"], best, rtol=1e-13, atol=1e-13)
 
 
 def test_ridge_is_not_refused_after_a_better_start(rng):

@@ -1,8 +1,5 @@
 """Products of the linearisation against dense Jacobians and Hessians by reverse-mode autodiff."""
 
-import sys
-import weakref
-
 import pytest
 import torch
 from torch import nn
@@ -10,20 +7,8 @@ from torch import nn
 import llqr.torch
 from llqr.curvature import GaussNewton, Hessian, LossHessian, quadratic_model
 from llqr.divergences import Bernoulli, Categorical, FramewiseCategorical, Gaussian
-from llqr.torch import linearisation
 from tests.torch import networks as nets
-
-NETWORKS = ("mlp", "convolution", "attention", "encoder", "recurrent", "tied")
-FISHER = GaussNewton(metric=Categorical())
-
-
-def product(model, batch, curvature, *, loss_fn=nets.cross_entropy, **options):
-    """Return C v along a fixed direction, the direction, and the model's gradient, flat."""
-    problem = llqr.torch.linearise(model, loss_fn, batch, curvature=curvature, **options)
-    quadratic = quadratic_model(curvature, problem)
-    direction = nets.random_direction(model)
-    found = nets.flatten(quadratic.curvature_product(direction))
-    return found, nets.flatten(direction), nets.flatten(quadratic.gradient)
+from tests.torch.products import FISHER, NETWORKS, product
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -276,6 +261,9 @@ def test_loss_and_gradient_at_another_point_leaves_parameters_and_products_alone
     moved = (theta + nets.flatten(step)).requires_grad_()
     expected = at(moved)
     assert abs(float(loss - expected.detach())) < 1e-12
+    alone = quadratic.loss(step)
+    assert not alone.requires_grad
+    assert abs(float(alone - expected.detach())) < 1e-12
     (slope,) = torch.autograd.grad(expected, moved)
     assert nets.relative_error(nets.flatten(gradient), slope) < 1e-10
 
@@ -311,94 +299,3 @@ def test_sparse_embedding_counts_as_a_dense_one():
     assert model[0].sparse
     model[0].sparse = False
     assert torch.equal(sparse, product(model, batch, FISHER)[0])
-
-
-@pytest.mark.parametrize("name", ["recurrent", "attention", "encoder", "convolution"])
-def test_single_precision_kernels_have_the_derivatives_too(name):
-    """In float32 torch would choose fused recurrent and attention kernels."""
-    model, batch = nets.case(name)
-    single, (x, y) = nets.copy.deepcopy(model).float(), batch
-    x = x.float() if x.is_floating_point() else x
-    for curvature in (Hessian(), FISHER):
-        expected = product(model, batch, curvature)[0]
-        found = product(single, (x, y), curvature)[0]
-        assert found.dtype == torch.float32
-        assert nets.relative_error(found.double(), expected) < 1e-4
-
-
-def test_low_precision_parameters_give_products_in_single_precision():
-    model, (x, y) = nets.case("mlp")
-    low = nets.copy.deepcopy(model).bfloat16()
-    exact = nets.copy.deepcopy(low).double()
-    v = nets.random_direction(low)
-    for curvature in (Hessian(), FISHER):
-        problem = llqr.torch.linearise(
-            low, nets.cross_entropy, (x.bfloat16(), y), curvature=curvature
-        )
-        assert problem.sum_over_chunks(lambda chunk: chunk.outputs)["output"].dtype == torch.float32
-        found = quadratic_model(curvature, problem).curvature_product(v)
-        assert {value.dtype for value in found.values()} == {torch.float32}
-        other = llqr.torch.linearise(
-            exact, nets.cross_entropy, (x.bfloat16().double(), y), curvature=curvature
-        )
-        expected = quadratic_model(curvature, other).curvature_product(
-            {name: value.double() for name, value in v.items()}
-        )
-        error = nets.relative_error(nets.flatten(found).double(), nets.flatten(expected))
-        assert error < 0.03  # bfloat16 carries 8 bits
-
-
-def test_activation_checkpoints_are_recomputed_in_inference_mode():
-    from torch.utils.checkpoint import checkpoint
-
-    model, batch = nets.case("convolution")
-
-    def checkpointed(model, batch):
-        return model[4:](checkpoint(model[:4], batch[0], use_reentrant=False))
-
-    for curvature in (Hessian(), FISHER):
-        expected = product(model, batch, curvature)[0]
-        found = product(model, batch, curvature, outputs_fn=checkpointed)[0]
-        assert nets.relative_error(found, expected) < 1e-12
-
-
-def test_one_chunk_is_alive_at_a_time_and_nothing_after_the_products(monkeypatch):
-    """Graphs hold the memory of a pass, so chunks bound it only if each dies before the next."""
-    created = []
-
-    class Watched(linearisation.TorchLinearisation):
-        def __init__(self, *arguments):
-            assert all(reference() is None for reference in created)
-            super().__init__(*arguments)
-            created.append(weakref.ref(self))
-
-    monkeypatch.setattr(sys.modules["llqr.torch.linearise"], "TorchLinearisation", Watched)
-    model, batch = nets.case("attention")
-    for curvature in (Hessian(), FISHER):
-        product(model, batch, curvature, chunk_size=2)
-        assert all(reference() is None for reference in created)
-    assert len(created) == 2 * 2 * 3  # two sums over three chunks for each curvature
-    product(model, batch, FISHER)
-    assert created[-1]() is None
-    assert len(created) == 13  # a single chunk is linearised once for all products
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_forward_products_graph_keeps_no_zeros(name, monkeypatch):
-    """Half of that graph is zero at u = 0; it must not take memory, and products must not change."""
-    model, batch = nets.case(name)
-    expected = product(model, batch, FISHER)[0]
-    stored, replaced = [], []
-
-    def without_zeros(saved):
-        packed = plain(saved)
-        (stored if packed is saved else replaced).append(saved)
-        return packed
-
-    plain = linearisation._without_zeros
-    monkeypatch.setattr(linearisation, "_SMALL", 0)
-    monkeypatch.setattr(linearisation, "_without_zeros", without_zeros)
-    found = product(model, batch, FISHER)[0]
-    assert nets.relative_error(found, expected) < 1e-14
-    assert replaced
-    assert all(bool(saved.any()) for saved in stored)

@@ -17,7 +17,7 @@ from llqr.torch.evaluation import working_dtype
 from llqr.torch.gradients import non_finite_names, training_gradient
 from llqr.torch.passes import without_autocast
 from llqr.torch.relatives.packing import map_leaves, pack, unpack
-from llqr.torch.reporting import NonFiniteWarning
+from llqr.torch.reporting import NonFiniteWarning, skipped_step
 
 KEY = "method"
 """Where the method's state stands beside ``"state"`` and ``"param_groups"``."""
@@ -117,7 +117,11 @@ class MethodOptimizer(Optimizer):
         bad = non_finite_names(named)
         if bad:
             self.skipped += 1
-            warnings.warn(skipped_message(bad, self.skipped), NonFiniteWarning, stacklevel=2)
+            warnings.warn(
+                skipped_step(bad, self.skipped, "parameters and state"),
+                NonFiniteWarning,
+                stacklevel=2,
+            )
             return loss
         self._follow(next(iter(named.values())).device)
         rates = {name: group["lr"] for group in self.param_groups for name in group["names"]}
@@ -186,13 +190,3 @@ class MethodOptimizer(Optimizer):
             return value.to(device)
 
         self._method_state = map_leaves(moved, self._method_state)
-
-
-def skipped_message(names: list[str], count: int) -> str:
-    """Return the warning for a step skipped because of a non-finite gradient."""
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return (
-        f"the gradient of {shown} is not finite, so this step was skipped ({count} skipped so far): "
-        "parameters and state stay as they were; lower the learning rate, clip the gradient, or check "
-        "the batch and the loss for NaN"
-    )

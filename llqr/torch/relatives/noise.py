@@ -16,9 +16,8 @@ from llqr.torch.backend import TorchBackend
 from llqr.torch.evaluation import working_dtype
 from llqr.torch.gradients import Snapshot, non_finite_names, training_gradient
 from llqr.torch.passes import named_parameters
-from llqr.torch.relatives.method import skipped_message
 from llqr.torch.relatives.packing import map_leaves, pack, unpack
-from llqr.torch.reporting import NonFiniteWarning
+from llqr.torch.reporting import NonFiniteWarning, skipped_step
 from llqr.torch.wrapper import AbstractWrapper, Closure, replayed
 
 KEY = "noise"
@@ -84,7 +83,11 @@ class NoiseAdaptive(AbstractWrapper):
         bad = non_finite_names(self._parameters)
         if bad:
             self.skipped += 1
-            warnings.warn(skipped_message(bad, self.skipped), NonFiniteWarning, stacklevel=2)
+            warnings.warn(
+                skipped_step(bad, self.skipped, "parameters and state"),
+                NonFiniteWarning,
+                stacklevel=2,
+            )
             return loss
         device = next(iter(self._parameters.values())).device
         state = map_leaves(lambda value: value.to(device), self._noise_state)

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from llqr.algoperf.submission import Submission
 from submissions.baselines.wiring.common import (
-    data_selection,
-    get_batch_size,
     label_smoothing,
     model_options,
     warmup_steps,
@@ -22,7 +21,7 @@ Make = Callable[[Any, Any, Any], optax.GradientTransformation]
 ``hyperparameters.learning_rate``."""
 
 
-class JaxBaseline:
+class JaxBaseline(Submission):
     """AlgoPerf's submission functions.
 
     Args:
@@ -31,9 +30,6 @@ class JaxBaseline:
             point and evaluate at another.
         needs_objective: whether the transformation wants the loss as ``obj_fn(params)``.
     """
-
-    get_batch_size = staticmethod(get_batch_size)
-    data_selection = staticmethod(data_selection)
 
     def __init__(
         self,

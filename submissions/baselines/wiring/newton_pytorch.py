@@ -7,19 +7,19 @@ import torch
 from torch import nn
 
 from llqr.algoperf.curvature_batches import BATCH
+from llqr.algoperf.submission import Submission
 from llqr.algoperf.torch_curvature import WHOLE, TorchObjective, Whole
 from llqr.curvature import AbstractCurvature
 from llqr.relatives import GradientNormalizedNewton as Method
 from llqr.torch.relatives import GradientNormalizedNewton
 from submissions.baselines.wiring.common import label_smoothing, model_options
-from submissions.baselines.wiring.pytorch import PytorchBaseline
 from workloads_extra.spec import ForwardPassMode
 
 Settings = Callable[[Any], tuple[AbstractCurvature, Method]]
 """hyperparameters ↦ (curvature, method)."""
 
 
-class PytorchNewton(PytorchBaseline):
+class PytorchNewton(Submission):
     """AlgoPerf's submission functions.
 
     A batch is its own problem: its loss, in inference mode, decides whether its step is accepted. Models that
@@ -30,7 +30,6 @@ class PytorchNewton(PytorchBaseline):
     """
 
     def __init__(self, settings: Settings):
-        super().__init__(lambda model, hyperparameters, warmup: None, scheduled=False)
         self._settings = settings
 
     def init_optimizer_state(

@@ -2,20 +2,19 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from llqr.algoperf.recipes import Schedule
+from llqr.algoperf.submission import Submission
 from submissions.baselines.wiring.common import (
-    data_selection,
-    get_batch_size,
     label_smoothing,
-    learning_rate_factor,
     model_options,
     warmup_steps,
 )
@@ -25,7 +24,7 @@ Make = Callable[[nn.Module, Any, int], Optimizer | Sequence[Optimizer]]
 """(model, hyperparameters, warm-up steps) ↦ the optimizer, or several for different parameters."""
 
 
-class PytorchBaseline:
+class PytorchBaseline(Submission):
     """AlgoPerf's submission functions.
 
     Args:
@@ -33,9 +32,6 @@ class PytorchBaseline:
         scheduled: whether the learning rate follows warm-up and cosine to ``hyperparameters.learning_rate``.
         differentiated_every: steps between those at which the optimizer differentiates the gradient, or 0.
     """
-
-    get_batch_size = staticmethod(get_batch_size)
-    data_selection = staticmethod(data_selection)
 
     def __init__(self, make: Make, scheduled: bool = True, differentiated_every: int = 0):
         self._make = make
@@ -48,13 +44,15 @@ class PytorchBaseline:
         """Return optimizers and schedules under names of their own."""
         warmup = warmup_steps(workload, hyperparameters)
         made = self._make(model_params, hyperparameters, warmup)
-        factor = partial(learning_rate_factor, warmup_steps=warmup, total_steps=workload.step_hint)
+        factor = Schedule(peak=1.0, warmup_steps=warmup, total_steps=workload.step_hint)
         state: dict[str, Any] = {}
         for number, optimizer in enumerate([made] if isinstance(made, Optimizer) else made):
             suffix = f"_{number}" if number else ""
             state[f"optimizer{suffix}"] = optimizer
             if self._scheduled:
-                state[f"scheduler{suffix}"] = LambdaLR(optimizer, factor)
+                state[f"scheduler{suffix}"] = LambdaLR(
+                    optimizer, lambda step: float(factor(step, np))
+                )
         return state
 
     def update_params(
