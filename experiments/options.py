@@ -42,6 +42,13 @@ def add_trial_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on after the validation target until the test target is reached, as AlgoPerf does",
     )
+    add(
+        "--clock",
+        choices=("wall", "process"),
+        default="wall",
+        help="what seconds are: the wall's clock, as AlgoPerf's, or the CPU time of a trial's process, for "
+        "CPUs that others use at the same time (default wall)",
+    )
     add("--checkpoints", action="store_true", help="let interrupted trials go on where they were")
 
 
@@ -72,6 +79,7 @@ def limits(options: argparse.Namespace) -> Limits:
         steps=options.steps,
         time_budget=options.time_budget,
         to_test_target=options.to_test_target,
+        clock=options.clock,
     )
 
 
@@ -90,6 +98,8 @@ def make_engine(options: argparse.Namespace, lock: int) -> Engine:
     """
     if options.timeout is not None and options.timeout <= 0:
         raise ExperimentError(f"--timeout must be positive, got {options.timeout}")
+    if options.clock == "process" and not options.cpu:
+        raise ExperimentError("--clock process does not see the time of GPUs; it needs --cpu")
     if options.engine == "ray":
         from experiments.engines.ray import RayEngine
 

@@ -31,6 +31,7 @@ class Limits:
         time_budget: submission time as a multiple of what the workload allows; large on machines that are
             slower or busier than those the limits were set on.
         to_test_target: whether a trial goes on until the test target is reached too, as AlgoPerf's do.
+        clock: ``wall``, or ``process`` for the CPU time of the trial's process.
     """
 
     step_budget: float = 1.0
@@ -38,6 +39,7 @@ class Limits:
     steps: int | None = None
     time_budget: float = 1.0
     to_test_target: bool = False
+    clock: str = "wall"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -80,6 +82,7 @@ class TrialSpec:
         ignore_test_target: whether the validation target alone ends the trial.
         save_checkpoints: whether an interrupted trial continues from its last evaluation.
         processes: that share a batch under torchrun; 1 for a plain process.
+        clock: that submission time is read from, ``wall`` or ``process``.
     """
 
     submission: str
@@ -98,6 +101,7 @@ class TrialSpec:
     ignore_test_target: bool = True
     save_checkpoints: bool = False
     processes: int = 1
+    clock: str = "wall"
 
     @property
     def title(self) -> str:
@@ -190,6 +194,7 @@ def make_plan(
             hyperparameters=None if each.space is None else drawn[each.space, study][trial],
             runtime_factor=limits.time_budget,
             ignore_test_target=not limits.to_test_target,
+            clock=limits.clock,
             save_checkpoints=save_checkpoints,
             processes=processes if each.framework == "pytorch" else 1,
             **limits.of(workload),

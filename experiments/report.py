@@ -18,7 +18,8 @@ HOW_TO_READ = (
     "that of its fastest trial, its time on a workload the median over studies. A trial that misses the "
     "target or fails counts as infinitely long.",
     "Seconds are AlgoPerf's submission time: data selection and updates, compilation in the first step "
-    "included, evaluations not. They compare submissions of one framework on one machine under one load.",
+    "included, evaluations not. They compare submissions of one framework on one machine, and by the wall's "
+    "clock only under one load; by the process's clock they are CPU time, which other work changes little.",
     "A score is the share of workloads within a factor τ of the fastest, averaged over τ from 1 to 4: 1 is "
     "fastest everywhere. Intervals hold 95 % of 2000 redraws of the studies, the same redraws for all "
     "submissions (500 for scores); with three studies they say little more than the range.",
@@ -144,6 +145,7 @@ def _settings(records: Sequence[Record]) -> Table:
         rows.setdefault(f"{spec.workload}: evaluated every", set()).add(
             "workload's period" if every is None else f"{every} steps"
         )
+        rows.setdefault("clock", set()).add(spec.clock)
         batch = spec.hyperparameters is None
         rows.setdefault("ruleset " + ("self-tuning" if batch else "external"), set()).add(
             spec.submission

@@ -159,6 +159,7 @@ def _flags(spec: TrialSpec, directory: Path) -> list[str]:
         "eval_period_steps": spec.eval_period_steps,
         "runtime_factor": spec.runtime_factor,
         "ignore_test_target": spec.ignore_test_target,
+        "clock": spec.clock,
         "save_checkpoints": spec.save_checkpoints,
         "save_intermediate_checkpoints": False,
         "experiment_dir": directory.parents[2],

@@ -158,6 +158,8 @@ def test_the_command_reports_and_explains(tmp_path, capsys):
     assert "--address needs --engine ray" in capsys.readouterr().err
     assert main([*flags, "--out", str(tmp_path / "out"), "--timeout", "0"]) == 2
     assert "--timeout must be positive" in capsys.readouterr().err
+    assert main([*flags, "--out", str(tmp_path / "out"), "--clock", "process"]) == 2
+    assert "it needs --cpu" in capsys.readouterr().err
 
 
 def test_the_machine_is_divided_by_its_cores_or_its_gpus(monkeypatch):

@@ -125,6 +125,14 @@ def test_limits_follow_from_the_step_hint():
     assert Limits(steps=7).of("digits")["max_global_steps"] == 7
 
 
+def test_the_clock_is_part_of_a_trial():
+    found = submissions.find(["adamw"], ["jax"])
+    (wall,) = make_plan(found, ["digits"], Budget(studies=1, trials=1), Limits())
+    (process,) = make_plan(found, ["digits"], Budget(studies=1, trials=1), Limits(clock="process"))
+    assert (wall.clock, process.clock) == ("wall", "process")
+    assert wall.fingerprint() != process.fingerprint()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -12,7 +12,7 @@ import pytest
 
 from workloads_extra import registry
 from workloads_extra.run import main
-from workloads_extra.runner import checkpoints, storage, training
+from workloads_extra.runner import bookkeeping, checkpoints, storage
 from workloads_extra.runner.submission import batch_sizes
 
 BASELINES = Path("submissions/baselines")
@@ -286,15 +286,18 @@ class Clock:
     """Time that passes only when something says so."""
 
     def __init__(self):
-        self.now = 1000.0
+        self.now, self.used = 1000.0, 0.0
 
     def time(self):
         return self.now
 
+    def process_time(self):
+        return self.used
+
 
 def test_time_is_counted_as_the_protocol_says(run, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(bookkeeping, "time", clock)
     cls = registry.workload_class("rosenbrock", "pytorch")
     monkeypatch.setattr(cls, "eval_period_time_sec", 3.0)
     monkeypatch.setattr(cls, "max_allowed_runtime_sec", 12.0)
@@ -325,7 +328,7 @@ def test_time_is_counted_as_the_protocol_says(run, monkeypatch):
 
 def test_evaluations_at_fixed_steps_do_not_depend_on_time(run, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(bookkeeping, "time", clock)
     assert run(eval_period_steps=4, max_global_steps=10, save_checkpoints=False) == 0
     evaluations = rows(run.trial("pytorch", 1) / "eval_measurements.csv")
     assert [row["global_step"] for row in evaluations] == ["1", "4", "8", "10"]
@@ -333,7 +336,7 @@ def test_evaluations_at_fixed_steps_do_not_depend_on_time(run, monkeypatch):
 
 def test_time_ends_a_trial_between_evaluations_at_fixed_steps(run, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(bookkeeping, "time", clock)
     cls = registry.workload_class("rosenbrock", "pytorch")
     monkeypatch.setattr(cls, "max_allowed_runtime_sec", 5.0)
     baseline = __import__("submissions.baselines.nadamw_pytorch.submission", fromlist=["x"])
@@ -349,6 +352,26 @@ def test_time_ends_a_trial_between_evaluations_at_fixed_steps(run, monkeypatch):
     assert run(experiment_name="x", eval_period_steps=1000, runtime_factor=2) == 0
     result = storage.read_json(run.trial("pytorch", 1, "x") / "result.json")
     assert (result["stopped_by"], result["global_step"]) == ("max_runtime", 5)
+
+
+def test_the_process_clock_leaves_out_what_others_use(run, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(bookkeeping, "time", clock)
+    baseline = __import__("submissions.baselines.nadamw_pytorch.submission", fromlist=["x"])
+
+    def selection_on_a_busy_machine(workload, queue, *args):
+        clock.now += 20.0
+        clock.used += 2.0
+        return next(queue)
+
+    monkeypatch.setattr(baseline, "data_selection", selection_on_a_busy_machine)
+    flags = {"max_global_steps": 3, "eval_period_steps": 1000, "save_checkpoints": False}
+    assert run(runtime_factor=100, **flags) == 0
+    assert storage.read_json(run.trial("pytorch", 1) / "result.json")["submission_time"] == 60
+    assert run(experiment_name="x", clock="process", **flags) == 0
+    result = storage.read_json(run.trial("pytorch", 1, "x") / "result.json")
+    assert result["submission_time"] == pytest.approx(6, abs=1e-6)
+    assert result["stopped_by"] == "max_global_steps"
 
 
 def test_the_validation_target_alone_ends_a_trial_on_request(run, monkeypatch):

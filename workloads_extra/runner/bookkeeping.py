@@ -1,5 +1,6 @@
 """Settings and small parts of the training loop."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ class Settings:
         save_checkpoints: whether to save one at every evaluation and at the end.
         keep_older: whether earlier checkpoints stay.
         compile_model: whether to compile PyTorch models.
+        clock: key of `CLOCKS`.
     """
 
     framework: str
@@ -39,6 +41,26 @@ class Settings:
     save_checkpoints: bool = True
     keep_older: bool = True
     compile_model: bool = False
+    clock: str = "wall"
+
+
+def wall_clock() -> float:
+    """Return the seconds since 1970."""
+    return time.time()
+
+
+def process_clock() -> float:
+    """Return seconds that pass with the CPU time of this process and its threads.
+
+    What other processes use is not in it, nor is waiting: a trial of one thread on a CPU takes about as
+    long as by the wall's clock on a core of its own. It knows nothing of the time of a GPU.
+    """
+    return _ORIGIN + time.process_time()
+
+
+_ORIGIN = time.time() - time.process_time()
+CLOCKS = {"wall": wall_clock, "process": process_clock}
+"""Clocks that submission time is read from."""
 
 
 def new_train_state() -> dict[str, Any]:

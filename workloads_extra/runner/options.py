@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from workloads_extra.runner.bookkeeping import CLOCKS
+
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -51,6 +53,13 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "ignore_test_target",
         False,
         "stop at the validation target, which is the one that is scored (not in AlgoPerf)",
+    )
+    add(
+        "--clock",
+        default="wall",
+        choices=CLOCKS,
+        help="time by the wall's clock, as AlgoPerf does, or by the CPU time of this process, for trials "
+        "on CPUs that others use at the same time (not in AlgoPerf)",
     )
     _add_boolean(
         parser, "torch_compile", False, "compile PyTorch models (AlgoPerf's default is true)"

@@ -76,6 +76,7 @@ class TrialRunner:
             save_checkpoints=options.save_checkpoints,
             keep_older=options.save_intermediate_checkpoints,
             compile_model=options.torch_compile,
+            clock=options.clock,
         )
 
     def run(

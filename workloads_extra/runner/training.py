@@ -9,7 +9,6 @@ target are reached (the first alone where the other is to be ignored), when the 
 """
 
 import inspect
-import time
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from workloads_extra import rng as rngs
 from workloads_extra.runner import checkpoints
 from workloads_extra.runner.bookkeeping import (
+    CLOCKS,
     CountedQueue,
     NoLogger,
     Settings,
@@ -60,6 +60,7 @@ class Trial:
         self._submission = submission
         self._hyperparameters = hyperparameters
         self._settings = settings
+        self._clock = CLOCKS[settings.clock]
         self._runtime = runtime
         self._directory = directory
         self._line = line
@@ -136,7 +137,7 @@ class Trial:
 
     def _now(self) -> float:
         """Seconds, the same in all processes."""
-        return self._runtime.agree(time.time())
+        return self._runtime.agree(self._clock())
 
     def _arguments(self) -> dict[str, Any]:
         """What update and preparation are both called with."""
