@@ -80,6 +80,12 @@ class Backend(Protocol):
         """Return a 0-d boolean: is every element finite."""
         ...
 
+    def finite_or(
+        self, values: Sequence[Array], fallbacks: Sequence[Array]
+    ) -> tuple[list[Array], Array]:
+        """Return every value whose norm is finite, else its fallback, and how many those are."""
+        ...
+
     def sqrt(self, x: Array) -> Array:
         """Return the square root, element by element."""
         ...
@@ -121,6 +127,25 @@ class Backend(Protocol):
         ...
 
 
+def finite_or(
+    backend: Backend, values: Sequence[Array], fallbacks: Sequence[Array]
+) -> tuple[list[Array], Array]:
+    """Choose element by element, as compiled code likes it; see :meth:`Backend.finite_or`.
+
+    The norm decides, because a value too large for it could not be rescaled or stepped along.
+
+    Returns:
+        The chosen arrays, and a 0-d integer.
+    """
+    chosen, count = [], backend.integer(0, values[0])
+    for value, fallback in zip(values, fallbacks, strict=True):
+        finite = backend.isfinite((value * value).sum())
+        chosen.append(backend.where(finite, value, fallback))
+        one, zero = backend.integer(1, value), backend.integer(0, value)
+        count = count + backend.where(finite, zero, one)
+    return chosen, count
+
+
 class NumpyBackend:
     """The protocol over NumPy: the core runs and is tested without any framework."""
 
@@ -155,6 +180,12 @@ class NumpyBackend:
     def isfinite(self, x: Array) -> Array:
         """Return whether every element is finite."""
         return np.isfinite(x).all()
+
+    def finite_or(
+        self, values: Sequence[Array], fallbacks: Sequence[Array]
+    ) -> tuple[list[Array], Array]:
+        """Return every value whose norm is finite, else its fallback, and how many those are."""
+        return finite_or(self, values, fallbacks)
 
     def sqrt(self, x: Array) -> Array:
         """Return the square root."""

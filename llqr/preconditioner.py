@@ -169,21 +169,20 @@ class Preconditioner:
         """
         backend = self.backend
         self._check_sources(sources, self.sources | {"input"})
-        one, zero = backend.integer(1, state.step), backend.integer(0, state.step)
-        result: Tensors = {}
-        fallbacks = state.fallbacks
-        for block in self.blocks:
-            value = block.structure.apply(
+        values = [
+            block.structure.apply(
                 backend, state.factors[block.name], block.gather(backend, sources)
             )
-            # The norm, because a value too large for it could not be grafted or stepped along.
-            finite = backend.isfinite((value * value).sum())
-            plain = block.join(backend, sources["input"])
-            result.update(block.split(backend.where(finite, value, plain)))
-            fallbacks = fallbacks + backend.where(finite, zero, one)
+            for block in self.blocks
+        ]
+        plain = [block.join(backend, sources["input"]) for block in self.blocks]
+        values, bad = backend.finite_or(values, plain)
+        result: Tensors = {}
+        for block, value in zip(self.blocks, values, strict=True):
+            result.update(block.split(value))
         if self.config.grafting == "norm":
             result = tensors.map_tensors(self._graft, result, sources["input"])
-        return result, state._replace(fallbacks=fallbacks)
+        return result, state._replace(fallbacks=state.fallbacks + bad)
 
     def advance(self, state: PreconditionerState) -> PreconditionerState:
         """Return the state with the step counter moved on."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from llqr._checks import check_positive_int
+from llqr.backend import finite_or
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,12 @@ class JaxBackend:
     def isfinite(self, x: Array) -> Array:
         """Return a 0-d boolean: is every element finite."""
         return jnp.isfinite(x).all()
+
+    def finite_or(
+        self, values: Sequence[Array], fallbacks: Sequence[Array]
+    ) -> tuple[list[Array], Array]:
+        """Return every value whose norm is finite, else its fallback, and how many those are."""
+        return finite_or(self, values, fallbacks)
 
     def sqrt(self, x: Array) -> Array:
         """Return the square root, element by element."""

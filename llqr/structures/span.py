@@ -84,7 +84,7 @@ class Span(AbstractStructure):
 
     def apply(self, backend: Backend, factors: Factors, x: Array) -> Array:
         """Return Σ_j s_j x_j from x [J, n]."""
-        return backend.einsum("j,jn->n", factors["s"], x)
+        return factors["s"] @ x
 
     def pullback(self, backend: Backend, factors: Factors, x: Array, cotangent: Array) -> Factors:
         """Return ds_j = ⟨cotangent, x_j⟩."""
@@ -92,7 +92,7 @@ class Span(AbstractStructure):
 
     def pushforward(self, backend: Backend, factors: Factors, tangent: Factors, x: Array) -> Array:
         """Return Σ_j ṡ_j x_j."""
-        return backend.einsum("j,jn->n", tangent["s"], x)
+        return tangent["s"] @ x
 
     def to_dense(self, backend: Backend, factors: Factors, shape: Shape) -> Array:
         """Return the [n, J·n] matrix of the map from the stacked directions."""

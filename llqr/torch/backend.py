@@ -8,15 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from llqr._checks import check_positive_int
+from llqr.backend import finite_or
 
+
+@dataclass(frozen=True, kw_only=True)
 class TorchBackend:
-    """Array operations and eager control flow. ``like`` gives the dtype and device of results."""
+    """Array operations and eager control flow. ``like`` gives the dtype and device of results.
+
+    Attributes:
+        map_batch_size: rows that :meth:`map` takes at once, ≥ 1; each takes its own memory.
+    """
+
+    map_batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        check_positive_int("map_batch_size", self.map_batch_size)
 
     def einsum(self, equation: str, *operands: Tensor) -> Tensor:
         """Return the Einstein summation of the operands."""
@@ -54,6 +69,20 @@ class TorchBackend:
             return torch.ones((), dtype=torch.bool, device=x.device)
         # NaN goes through the maximum; ten times as fast as torch.isfinite(x).all() on a CPU.
         return x.abs().amax() < math.inf
+
+    def finite_or(
+        self, values: Sequence[Tensor], fallbacks: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return every value whose norm is finite, else its fallback, and how many those are.
+
+        On the CPU the usual case, that all are, costs two operations per value and copies nothing.
+        """
+        if values[0].device.type == "cpu":
+            flat = [value.reshape(-1) for value in values]
+            squares = torch.stack([torch.dot(value, value) for value in flat])
+            if bool((squares < math.inf).all()):
+                return list(values), self.integer(0, values[0])
+        return finite_or(self, values, fallbacks)
 
     def sqrt(self, x: Tensor) -> Tensor:
         """Return the square root."""
@@ -114,8 +143,22 @@ class TorchBackend:
         return _select(predicate, when_true, when_false)
 
     def map(self, function: Callable, rows: Tensor) -> Tensor:
-        """Apply ``function`` to every row of ``rows`` and stack the results."""
-        return torch.stack([function(row) for row in rows])
+        """Apply ``function`` to every row, ``map_batch_size`` rows at a time, and stack the results.
+
+        Where an operation of the function has no batched form, row by row.
+
+        Returns:
+            The results, stacked along a new first axis.
+        """
+        # The first row goes alone, so that what the function keeps for later calls is no batch of rows.
+        first, rest = function(rows[0])[None], rows[1:]
+        if self.map_batch_size > 1 and len(rest) > 1:
+            batched = torch.vmap(function, chunk_size=self.map_batch_size)
+            try:
+                return torch.cat([first, batched(rest)])
+            except RuntimeError:
+                pass
+        return torch.cat([first, *(function(row)[None] for row in rest)])
 
 
 def _tensor(value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from llqr.backend import Tensors
-from llqr.torch.backend import TorchBackend
 
 
 def training_gradient(parameters: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:
@@ -27,15 +27,16 @@ def training_gradient(parameters: Mapping[str, Tensor], dtype: torch.dtype) -> T
 
 def non_finite_names(parameters: Mapping[str, Tensor]) -> list[str]:
     """Return the names of parameters with NaN or Inf in ``.grad``; waits for the device once."""
-    backend = TorchBackend()
     found = {
-        name: backend.isfinite(_dense(parameter.grad))
+        name: _dense(parameter.grad)
         for name, parameter in parameters.items()
-        if parameter.grad is not None
+        if parameter.grad is not None and parameter.grad.numel() > 0
     }
     if not found:
         return []
-    flags = torch.stack(list(found.values())).tolist()
+    # NaN goes through the maximum.
+    largest = torch._foreach_norm(list(found.values()), math.inf)
+    flags = torch.stack([value < math.inf for value in largest]).tolist()
     return [name for name, finite in zip(found, flags, strict=True) if not finite]
 
 

@@ -29,6 +29,9 @@ from llqr.torch.evaluation import (
 from llqr.torch.linearisation import TorchLinearisation, gradients
 from llqr.torch.passes import named_parameters, unwrap
 
+_SMALL = 2**22
+"""Elements of directions that are multiplied at once."""
+
 
 class TorchProblem:
     """A curvature batch as a sum over chunks and processes (:class:`llqr.curvature.LinearisedProblem`).
@@ -47,7 +50,7 @@ class TorchProblem:
         chunk_size: int | None = None,
         process_group: ProcessGroup | None = None,
     ) -> None:
-        self.backend = TorchBackend()
+        self.backend = TorchBackend(map_batch_size=_directions_at_once(function))
         self._function = function
         with failing_together(function.like.device, process_group):
             self._chunks = list(chunks(batch, chunk_size))
@@ -124,6 +127,15 @@ class TorchProblem:
                 for name, value in zip(names, gradient, strict=True)
             },
         }
+
+
+def _directions_at_once(function: ModelFunction) -> int:
+    """Return how many directions forward products take at once: as many as are small together.
+
+    What is gained is the overhead per operation, which only small networks notice.
+    """
+    size = sum(parameter.numel() for parameter in function.parameters.values())
+    return max(1, _SMALL // size)
 
 
 def _add(x: Any, y: Any) -> Any:

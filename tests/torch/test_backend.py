@@ -125,3 +125,45 @@ def test_eigenvalues_that_lapack_cannot_find_are_not_numbers(dtype):
     values, vectors = TorchBackend().eigh(matrix)
     assert values.shape == (3,) and values.dtype == dtype and values.isnan().all()
     assert vectors.shape == (3, 3) and vectors.isnan().all()
+
+
+def test_mapped_rows_in_batches_and_where_batches_are_impossible():
+    rows = torch.arange(12.0, dtype=torch.float64).reshape(6, 2)
+    graph = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    pulled = graph.exp() * 2.0
+
+    def derivative(row):
+        return torch.autograd.grad(pulled, graph, row, retain_graph=True)[0]
+
+    def decides(row):
+        # A batch has no single truth value, so this goes row by row.
+        return row.sum() if bool(row[0] > 4.0) else row.prod()
+
+    for function in (derivative, decides):
+        expected = torch.stack([function(row) for row in rows])
+        for size in (1, 2, 4, 100):
+            assert torch.equal(TorchBackend(map_batch_size=size).map(function, rows), expected)
+            assert torch.equal(
+                TorchBackend(map_batch_size=size).map(function, rows[:1]), expected[:1]
+            )
+
+
+def test_sizes_of_batches_are_validated():
+    with pytest.raises(ValueError, match="map_batch_size must be an integer of at least 1, got 0"):
+        TorchBackend(map_batch_size=0)
+
+
+def test_values_without_finite_norm_fall_back():
+    good, huge = torch.ones(3), torch.full((2,), 1e30)
+    bad = torch.tensor([[1.0, float("nan")]])
+    values, plain = [good, huge, bad], [torch.zeros_like(v) for v in (good, huge, bad)]
+    chosen, count = TORCH.finite_or(values, plain)
+    assert torch.equal(chosen[0], good) and int(count) == 2
+    assert torch.equal(chosen[1], plain[1]) and torch.equal(chosen[2], plain[2])
+    chosen, count = TORCH.finite_or([good, torch.zeros(0)], [plain[0], torch.zeros(0)])
+    assert chosen[0] is good and int(count) == 0
+    numpy_chosen, numpy_count = NUMPY.finite_or(
+        [v.double().numpy() for v in (good, bad)], [np.zeros(3), np.zeros((1, 2))]
+    )
+    np.testing.assert_array_equal(numpy_chosen[0], 1.0)
+    assert not numpy_chosen[1].any() and int(numpy_count) == 1
