@@ -42,7 +42,9 @@ def prepare(spec: TrialSpec, root: Path) -> Path:
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / records.RECORD).unlink(missing_ok=True)
-    write_json(directory / SPEC, {"root": str(root.resolve()), "spec": asdict(spec)})
+    # Until its record is there a trial has nothing to lose, so nobody waits for the disk.
+    content = {"root": str(root.resolve()), "spec": asdict(spec)}
+    write_json(directory / SPEC, content, durable=False)
     return directory
 
 

@@ -7,6 +7,7 @@ paths. Trials of an actor that is lost are run again elsewhere.
 """
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -69,7 +70,9 @@ class Place:
         while not ended:
             ended = client.receive()
         conclude(spec, root, ended[0], time.monotonic() - started)
-        return {path.name: path.read_bytes() for path in spec.directory(root).iterdir()}
+        files = {path.name: path.read_bytes() for path in spec.directory(root).iterdir()}
+        shutil.rmtree(spec.directory(root))
+        return files
 
 
 class RayEngine:
@@ -155,9 +158,18 @@ class _Loop:
             ready, _ = ray.wait(list(self._running), num_returns=1)
             for reference in ready:
                 spec, place = self._running.pop(reference)
-                lost = self._finish(spec, place, reference)
-                if lost:
+                try:
+                    files, lost = ray.get(reference), None
+                except ray.exceptions.RayActorError as error:
+                    files, lost, place = None, error, self._make_place()
+                self._free.append(place)
+                if lost is not None and self._attempts[spec.title] < ATTEMPTS:
                     waiting.append(spec)
+                    continue
+                # The place is taken again before the end of the last trial is looked at.
+                if waiting:
+                    self._start(waiting.pop())
+                self._finish(spec, files, lost)
         for place in self._free:
             ray.kill(place)
 
@@ -169,20 +181,14 @@ class _Loop:
         if first:
             self._on_event(Event(spec=spec, record=None))
 
-    def _finish(self, spec: TrialSpec, place: Any, reference: Any) -> bool:
-        """Store what a trial left; return whether its machine was lost and it is to run again."""
-        try:
-            _store(ray.get(reference), spec, self._root)
-        except ray.exceptions.RayActorError as error:
-            self._free.append(self._make_place())
-            if self._attempts[spec.title] < ATTEMPTS:
-                return True
-            reason = f"its worker was lost {ATTEMPTS} times: {trial.describe(error)}"
+    def _finish(self, spec: TrialSpec, files: Files | None, lost: BaseException | None) -> None:
+        """Store what a trial left, or that its machine was lost too often."""
+        if files is not None:
+            _store(files, spec, self._root)
+        elif lost is not None:
+            reason = f"its worker was lost {ATTEMPTS} times: {trial.describe(lost)}"
             records.save(trial.failure(spec, reason), self._root)
-        else:
-            self._free.append(place)
         self._on_event(Event(spec=spec, record=records.load(spec, self._root)))
-        return False
 
 
 def _environment() -> dict[str, Any]:

@@ -6,7 +6,9 @@ FRAMEWORK PARENT``, it reads one JSON object per line,
 
     {"id": 3, "root": "…", "spec": {…}, "environment": {…}, "timeout": null}
 
-and writes ``{"id": 3, "status": 0}`` when that trial's process has ended (a negative status is a signal).
+and writes ``{"id": 3, "status": 0}`` when that trial has ended (a negative status is a signal). A trial that
+ends in order has ended once its record is there: the system takes back the memory of its process while the
+next one runs, except where trials have devices of their own, whose memory the next one needs.
 When its input ends, because the program that started it is done or dead, it kills what still runs.
 """
 
@@ -46,7 +48,7 @@ class _Waiting(NamedTuple):
     Attributes:
         pid: of the process.
         orders: where to write the order.
-        end: readable once the process has ended.
+        end: gives the trial's status in one byte, or nothing if the process ended without saying it.
     """
 
     pid: int
@@ -64,6 +66,7 @@ class Server:
     def __init__(self, answers: Any):
         self._answers = answers
         self._running: dict[int, tuple[int, int]] = {}
+        self._leaving: list[int] = []
         self._selector = selectors.DefaultSelector()
         self._pending = b""
         self._next = self._fork()
@@ -97,7 +100,7 @@ class Server:
         self._next = self._fork()
 
     def _fork(self) -> "_Waiting":
-        """Fork a process that waits for an order; the end of its side of a pipe tells when it has ended."""
+        """Fork a process that waits for an order."""
         server = os.getpid()
         (its_orders, orders), (end, its_end) = os.pipe(), os.pipe()
         pid = os.fork()
@@ -107,22 +110,24 @@ class Server:
             _die_with(server)
             with os.fdopen(its_orders, "rb") as stream:
                 order = stream.read()
-            os._exit(_trial(json.loads(order)) if order else 0)
+            os._exit(_obey(json.loads(order), its_end) if order else 0)
         os.close(its_orders)
         os.close(its_end)
         return _Waiting(pid, orders, end)
 
     def _reap(self, pipe: int) -> None:
-        """Report a process that has ended."""
+        """Report a trial that has ended."""
         self._selector.unregister(pipe)
+        said = os.read(pipe, 1)
         os.close(pipe)
         pid, number = self._running.pop(pipe)
-        _, status = os.waitpid(pid, 0)
-        print(
-            json.dumps({"id": number, "status": os.waitstatus_to_exitcode(status)}),
-            file=self._answers,
-            flush=True,
-        )
+        if said:
+            status = said[0]
+            self._leaving.append(pid)
+        else:
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(json.dumps({"id": number, "status": status}), file=self._answers, flush=True)
+        self._leaving = [pid for pid in self._leaving if os.waitpid(pid, os.WNOHANG) == (0, 0)]
 
     def kill(self) -> None:
         """End what still runs or waits."""
@@ -130,7 +135,7 @@ class Server:
         os.waitpid(self._next.pid, 0)
         for pid, _ in self._running.values():
             os.kill(pid, signal.SIGKILL)
-        for pid, _ in self._running.values():
+        for pid in [*self._leaving, *(pid for pid, _ in self._running.values())]:
             os.waitpid(pid, 0)
 
 
@@ -140,6 +145,16 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def _obey(order: dict[str, Any], answer: int) -> int:
+    """Run a trial and return its status; say it before the process has ended unless it has devices."""
+    # Programs that a trial starts do not keep the pipe open; torchrun takes this process's place and has to.
+    os.set_inheritable(answer, order["spec"]["processes"] > 1)
+    status = _trial(order)
+    if not order["environment"]:
+        os.write(answer, bytes([status]))
+    return status
 
 
 def _trial(order: dict[str, Any]) -> int:

@@ -11,12 +11,13 @@ from typing import Any
 from workloads_extra.runner.errors import StorageError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace a file in one step: readers find the old content or the new one, never a part.
 
     Args:
         path: file to write.
         content: all of it.
+        durable: whether to wait for the disk; otherwise a loss of power soon after can leave an empty file.
 
     Raises:
         StorageError: if the disk is full or the file cannot be written; the old content stays.
@@ -26,7 +27,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -57,9 +59,9 @@ def _advice(path: Path, error: OSError) -> str:
     )
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Write JSON as `write_bytes` does."""
-    write_bytes(path, json.dumps(value, indent=2, default=str).encode())
+    write_bytes(path, json.dumps(value, indent=2, default=str).encode(), durable=durable)
 
 
 def read_json(path: Path) -> Any:
