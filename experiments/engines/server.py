@@ -28,10 +28,19 @@ from experiments.plan import TrialSpec
 from workloads_extra.runner.metadata import versions
 
 PRELOADED = {
-    "jax": ("jax", "optax", "workloads_extra.runner.arrays_jax", "workloads_extra.jax_workload"),
+    "jax": (
+        "jax",
+        "optax",
+        "llqr.algoperf.recipes",
+        "llqr.algoperf.jax_training",
+        "workloads_extra.runner.arrays_jax",
+        "workloads_extra.jax_workload",
+    ),
     # torch imports its compiler with the first optimizer.
     "pytorch": (
         "torch._dynamo",
+        "llqr.algoperf.recipes",
+        "llqr.algoperf.torch_training",
         "workloads_extra.runner.arrays_pytorch",
         "workloads_extra.pytorch_workload",
     ),

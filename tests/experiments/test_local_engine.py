@@ -1,5 +1,6 @@
 """The local engine: processes of their own, failures with reasons, and nothing lost when it is killed."""
 
+import os
 import random
 import signal
 import subprocess
@@ -160,6 +161,39 @@ def test_the_command_reports_and_explains(tmp_path, capsys):
     assert "--timeout must be positive" in capsys.readouterr().err
     assert main([*flags, "--out", str(tmp_path / "out"), "--clock", "process"]) == 2
     assert "it needs --cpu" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+@pytest.mark.parametrize("framework", ["jax", "pytorch"])
+def test_what_a_server_loads_starts_no_thread_and_touches_no_device(framework):
+    """Otherwise the processes that it forks could hang."""
+    pytest.importorskip({"jax": "jax", "pytorch": "torch"}[framework])
+    code = (
+        "import importlib, os, sys\nfrom experiments.engines.server import PRELOADED\n"
+        f"for name in PRELOADED[{framework!r}]: importlib.import_module(name)\n"
+        "bridge = sys.modules.get('jax._src.xla_bridge')\n"
+        "print(len(os.listdir('/proc/self/task')), len(bridge._backends) if bridge else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=submissions.ROOT,
+        env={**os.environ, **environment.thread_variables(1, False)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["1", "0"]
+
+
+def test_trials_under_torchrun_run_beside_each_other(tmp_path):
+    pytest.importorskip("torch")
+    found = submissions.find([write(tmp_path, "working", "pytorch")], ["pytorch"], "ranges")
+    limits = Limits(steps=3, time_budget=100.0)
+    budget = Budget(studies=1, trials=2)
+    specs = make_plan(found, ["rosenbrock"], budget, limits, processes=2)
+    both = complete(specs, tmp_path / "out")
+    assert [record.reason for record in both] == [None, None]
+    assert [record.result["global_step"] for record in both] == [3, 3]
 
 
 def test_the_machine_is_divided_by_its_cores_or_its_gpus(monkeypatch):
