@@ -15,8 +15,8 @@ SMALL = [
     *("--submissions", "nadamw", "llqr", "self_tuning/llqr"),
     *("--workloads", "rosenbrock", "digits"),
     *("--studies", "3", "--trials", "2"),
-    # The limits of the workloads are for a free machine; steps end the trials here.
-    *("--time-budget", "10"),
+    # The limits of the workloads are for a free machine; steps end the trials here, also on a very busy one.
+    *("--time-budget", "100"),
     *("--out", str(ROOT / "results" / "demo")),
 ]
 
