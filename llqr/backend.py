@@ -126,6 +126,22 @@ class Backend(Protocol):
         """Apply ``function`` to every row of ``rows`` and stack the results."""
         ...
 
+    def scan(
+        self, body: Callable, state: Any, rows: tuple[Array, ...], reverse: bool = False
+    ) -> tuple[Any, Array | None]:
+        """Pass a state along the rows of some arrays, which share their first axis.
+
+        Args:
+            body: (state, one row of every array) ↦ (state, an array or None).
+            state: before the first row.
+            rows: the arrays.
+            reverse: begin with the last row.
+
+        Returns:
+            The last state, and what ``body`` put out, stacked in the order of the rows; None if it was None.
+        """
+        ...
+
 
 def finite_or(
     backend: Backend, values: Sequence[Array], fallbacks: Sequence[Array]
@@ -231,3 +247,23 @@ class NumpyBackend:
     def map(self, function: Callable, rows: Array) -> Array:
         """Apply the function to every row and stack."""
         return np.stack([function(row) for row in rows])
+
+    def scan(
+        self, body: Callable, state: Any, rows: tuple[Array, ...], reverse: bool = False
+    ) -> tuple[Any, Array | None]:
+        """Pass a state along the rows of some arrays."""
+        return eager_scan(body, state, rows, reverse, np.stack)
+
+
+def eager_scan(
+    body: Callable, state: Any, rows: tuple[Array, ...], reverse: bool, stack: Callable
+) -> tuple[Any, Array | None]:
+    """Return :meth:`Backend.scan` as a Python loop, for frameworks that compute at once."""
+    outputs = []
+    indices = range(len(rows[0]))
+    for index in reversed(indices) if reverse else indices:
+        state, output = body(state, tuple(array[index] for array in rows))
+        outputs.append(output)
+    if not outputs or outputs[0] is None:
+        return state, None
+    return state, stack(outputs[::-1] if reverse else outputs)

@@ -110,6 +110,12 @@ class JaxBackend:
         size = self.map_batch_size or (1 if jax.default_backend() == "cpu" else 8)
         return lax.map(function, rows, batch_size=None if size == 1 else size)
 
+    def scan(
+        self, body: Callable, state: Any, rows: tuple[Array, ...], reverse: bool = False
+    ) -> tuple[Any, Array | None]:
+        """Pass a state along the rows of some arrays; ``body`` is traced once."""
+        return lax.scan(body, state, rows, reverse=reverse)
+
 
 def _as_before(new: Any, old: Any) -> Any:
     """Return ``new`` in the dtypes of ``old``: a Python number in a formula must not change a carry."""

@@ -8,11 +8,16 @@ every output depends on every input. Source: LODO (arXiv 2210.06171).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from llqr.backend import Array, Backend
+
+Pair = tuple[Array, Array]
+"""A vector and its derivative."""
 
 
 @lru_cache(maxsize=32)
@@ -36,74 +41,92 @@ def orthogonal_blocks(seed: int, depth: int, width: int, block: int) -> np.ndarr
     return basis * signs[..., None, :]
 
 
+class _Steps(NamedTuple):
+    """What a scan does at a factor: (state, (blocks [w / b, b, b], …, order [w])) ↦ (state, output)."""
+
+    forward: Callable
+    backward: Callable
+    forward_tangent: Callable
+    backward_tangent: Callable
+
+
+@lru_cache(maxsize=16)
+def _steps(backend: Backend) -> _Steps:
+    """Return the steps: the same functions for a backend every time, so that JAX traces each of them once."""
+
+    def times(blocks: Array, value: Array) -> Array:
+        return backend.einsum("cij,cj->ci", blocks, value).reshape((-1,))
+
+    def transposed(blocks: Array, value: Array) -> Array:
+        return backend.einsum("cij,ci->cj", blocks, value).reshape((-1,))
+
+    def split(x: Array, blocks: Array) -> Array:
+        return x.reshape(tuple(blocks.shape)[:2])
+
+    def forward(x: Array, rows: tuple[Array, ...]) -> tuple[Array, Array]:
+        blocks, order = rows
+        value = split(x[order], blocks)
+        return times(blocks, value), value
+
+    def backward(z: Array, rows: tuple[Array, ...]) -> tuple[Array, Array]:
+        blocks, order = rows
+        value = split(z, blocks)
+        return transposed(blocks, value)[order], value
+
+    def forward_tangent(pair: Pair, rows: tuple[Array, ...]) -> tuple[Pair, None]:
+        blocks, tangent, order = rows
+        value, change = (split(each[order], blocks) for each in pair)
+        return (times(blocks, value), times(blocks, change) + times(tangent, value)), None
+
+    def backward_tangent(pair: Pair, rows: tuple[Array, ...]) -> tuple[Pair, None]:
+        blocks, tangent, order = rows
+        value, change = (split(each, blocks) for each in pair)
+        moved = transposed(blocks, change) + transposed(tangent, value)
+        return (transposed(blocks, value)[order], moved[order]), None
+
+    return _Steps(forward, backward, forward_tangent, backward_tangent)
+
+
 class BlockProduct:
-    """G̃ with given blocks, applied to rows: x stands for k vectors, [k, width].
+    """G̃ with given blocks, applied to vectors [w].
+
+    The factors are visited by a scan, so that a compiler sees one of them and not ``depth``. Vectors come one
+    at a time: XLA makes a sum of products of small blocks with one vector each, and a loop over blocks, a
+    hundred times slower on a CPU, of their products with several vectors.
 
     Args:
         backend: array operations.
-        blocks: [depth, width / b, b, b].
+        blocks: [depth, w / b, b, b].
         seed: of the permutations.
     """
 
     def __init__(self, backend: Backend, blocks: Array, seed: int) -> None:
-        self._backend, self._blocks = backend, blocks
-        self._depth, count, self._size = tuple(blocks.shape)[:3]
-        forward, inverse = permutations(seed, self._depth, count * self._size)
+        self._backend, self._blocks, self._steps = backend, blocks, _steps(backend)
+        depth, count, size = tuple(blocks.shape)[:3]
+        forward, inverse = permutations(seed, depth, count * size)
         self._forward = backend.integer(forward, blocks)
         self._inverse = backend.integer(inverse, blocks)
 
-    def apply(self, x: Array) -> tuple[Array, list[Array]]:
-        """Return G̃ x, and what every B_i receives, [k, width / b, b] each."""
-        inputs = []
-        for index in range(self._depth):
-            inputs.append(self._split(x[:, self._forward[index]]))
-            x = self._times("cij,kcj->kci", index, inputs[-1])
-        return x, inputs
+    def apply(self, x: Array) -> tuple[Array, Array]:
+        """Return G̃ x, and what the B_i receive, [depth, w / b, b]."""
+        return self._backend.scan(self._steps.forward, x, (self._blocks, self._forward))
 
-    def transpose(self, z: Array) -> tuple[Array, list[Array]]:
-        """Return G̃ᵀ z, and the cotangent of what every B_i puts out, [k, width / b, b] each."""
-        cotangents: list[Array] = []
-        for index in reversed(range(self._depth)):
-            cotangents.append(self._split(z))
-            z = self._times("cij,kci->kcj", index, cotangents[-1])[:, self._inverse[index]]
-        return z, cotangents[::-1]
+    def transpose(self, z: Array) -> tuple[Array, Array]:
+        """Return G̃ᵀ z, and the cotangents of what the B_i put out, [depth, w / b, b]."""
+        rows = (self._blocks, self._inverse)
+        return self._backend.scan(self._steps.backward, z, rows, reverse=True)
 
-    def pullback(self, inputs: list[Array], cotangents: list[Array]) -> Array:
-        """Return the gradient of Σ_k ⟨z_k, G̃ x_k⟩ in the blocks, from both passes."""
-        return self._backend.stack(
-            [
-                self._backend.einsum("kci,kcj->cij", cotangent, value)
-                for cotangent, value in zip(cotangents, inputs, strict=True)
-            ]
-        )
+    def pullback(self, inputs: Array, cotangents: Array) -> Array:
+        """Return the gradient of ⟨z, G̃ x⟩ in the blocks, from what both passes returned."""
+        return self._backend.einsum("dci,dcj->dcij", cotangents, inputs)
 
-    def apply_tangent(self, tangent: Array, x: Array) -> tuple[Array, Array]:
+    def apply_tangent(self, tangent: Array, x: Array) -> Pair:
         """Return G̃ x and its derivative along ``tangent``, blocks of the same shape."""
-        moved = 0.0 * x
-        for index in range(self._depth):
-            value = self._split(x[:, self._forward[index]])
-            change = self._split(moved[:, self._forward[index]])
-            x = self._times("cij,kcj->kci", index, value)
-            moved = self._times("cij,kcj->kci", index, change) + self._flat(
-                self._backend.einsum("cij,kcj->kci", tangent[index], value)
-            )
-        return x, moved
+        rows = (self._blocks, tangent, self._forward)
+        return self._backend.scan(self._steps.forward_tangent, (x, 0.0 * x), rows)[0]
 
     def transpose_tangent(self, tangent: Array, z: Array, z_tangent: Array) -> Array:
         """Return the derivative of G̃ᵀ z along ``tangent`` of the blocks and ``z_tangent`` of z."""
-        for index in reversed(range(self._depth)):
-            value, change = self._split(z), self._split(z_tangent)
-            direct = self._backend.einsum("cij,kci->kcj", tangent[index], value)
-            z_tangent = self._times("cij,kci->kcj", index, change) + self._flat(direct)
-            z_tangent = z_tangent[:, self._inverse[index]]
-            z = self._times("cij,kci->kcj", index, value)[:, self._inverse[index]]
-        return z_tangent
-
-    def _times(self, equation: str, index: int, value: Array) -> Array:
-        return self._flat(self._backend.einsum(equation, self._blocks[index], value))
-
-    def _split(self, x: Array) -> Array:
-        return x.reshape((x.shape[0], -1, self._size))
-
-    def _flat(self, value: Array) -> Array:
-        return value.reshape((value.shape[0], -1))
+        rows = (self._blocks, tangent, self._inverse)
+        step = self._steps.backward_tangent
+        return self._backend.scan(step, (z, z_tangent), rows, reverse=True)[0][1]

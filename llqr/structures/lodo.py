@@ -93,15 +93,13 @@ class LODO(AbstractStructure):
     def pullback(self, backend: Backend, factors: Factors, x: Array, cotangent: Array) -> Factors:
         """Return the gradient of ⟨c, U x⟩ = ⟨G̃ c, G̃ x⟩ in the blocks: two passes over both vectors."""
         product, left = self._products(backend, factors, x)
-        padded, other = self._pad(backend, x), self._pad(backend, cotangent)
-        if not self.symmetric:
-            _, inputs = product.apply(padded)
-            _, cotangents = product.transpose(left.apply(other)[0])
-        else:
-            values, inputs = product.apply(backend.concatenate([padded, other]))
+        value, inputs = product.apply(self._pad(backend, x))
+        other, others = left.apply(self._pad(backend, cotangent))
+        gradient = product.pullback(inputs, product.transpose(other)[1])
+        if self.symmetric:
             # What G̃ makes of the one vector is the cotangent of what it makes of the other.
-            _, cotangents = product.transpose(backend.stack([values[1], values[0]]))
-        return {"B": product.pullback(inputs, cotangents)}
+            gradient = gradient + product.pullback(others, product.transpose(value)[1])
+        return {"B": gradient}
 
     def pushforward(self, backend: Backend, factors: Factors, tangent: Factors, x: Array) -> Array:
         """Return G̃̇ᵀ G̃ x + G̃ᵀ G̃̇ x."""
@@ -135,10 +133,9 @@ class LODO(AbstractStructure):
         return backend.asarray(orthogonal_blocks(self.seed, depth, count * size, size), like)
 
     def _pad(self, backend: Backend, x: Array) -> Array:
-        """Return the vector with zeros behind it, [1, w]."""
+        """Return the vector with zeros behind it, [w]."""
         width = self.factor_shapes(x.shape)["B"][1] * self.block_size
-        padded = backend.concatenate([x, backend.zeros((width - x.shape[0],), x)])
-        return padded.reshape((1, -1))
+        return backend.concatenate([x, backend.zeros((width - x.shape[0],), x)])
 
     def _cut(self, value: Array, x: Array) -> Array:
-        return value[0, : x.shape[0]]
+        return value[: x.shape[0]]

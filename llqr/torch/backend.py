@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llqr._checks import check_positive_int
-from llqr.backend import finite_or
+from llqr.backend import eager_scan, finite_or
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +159,12 @@ class TorchBackend:
             except RuntimeError:
                 pass
         return torch.cat([first, *(function(row)[None] for row in rest)])
+
+    def scan(
+        self, body: Callable, state: Any, rows: tuple[Tensor, ...], reverse: bool = False
+    ) -> tuple[Any, Tensor | None]:
+        """Pass a state along the rows of some tensors."""
+        return eager_scan(body, state, rows, reverse, torch.stack)
 
 
 def _tensor(value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:

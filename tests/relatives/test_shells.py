@@ -1,4 +1,4 @@
-"""The relatives as torch optimizers and optax transformations: agreement, state, non-finite gradients."""
+"""The relatives as torch optimizers and optax transformations: agreement, non-finite gradients, refusals."""
 
 import copy
 import itertools
@@ -12,102 +12,31 @@ torch = pytest.importorskip("torch")
 import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
 
-import llqr.jax  # noqa: E402
-import llqr.torch  # noqa: E402
-from llqr import structures  # noqa: E402
-from llqr.config import configure  # noqa: E402
 from llqr.curvature import GaussNewton, Hessian, LossHessian  # noqa: E402
 from llqr.jax import relatives as jax_relatives  # noqa: E402
-from llqr.relatives import GradientNormalizedNewton, NoiseAdaptiveRates  # noqa: E402
+from llqr.relatives import GradientNormalizedNewton  # noqa: E402
 from llqr.torch import NonFiniteWarning  # noqa: E402
 from llqr.torch import relatives as torch_relatives  # noqa: E402
-
-METHODS = {
-    "lodo": ("LODO", {"structure": structures.LODO(depth=2)}),
-    "lodo_per_layer": ("LODO", {"structure": structures.LODO(depth=2, per="layer")}),
-    "mfac": ("MFAC", {"window": 3, "damping": 0.1, "momentum": 0.5}),
-    "lanton": ("LANTON", {"noise": NoiseAdaptiveRates(noise_scale=0.1)}),
-}
-methods = pytest.mark.parametrize("name, settings", METHODS.values(), ids=METHODS)
-RATE, DECAY = 0.05, 0.1
-
-
-def start():
-    generator = np.random.default_rng(1)
-    first, second = generator.standard_normal((4, 3)), generator.standard_normal((2, 4))
-    return {"0.weight": first, "0.bias": np.zeros(4), "2.weight": second, "2.bias": np.ones(2)}
-
-
-def batch():
-    generator = np.random.default_rng(2)
-    return generator.standard_normal((6, 3)), generator.standard_normal((6, 2))
-
-
-def torch_model(dtype=torch.float64):
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
-    model = model.to(dtype)
-    model.load_state_dict({name: torch.tensor(value) for name, value in start().items()})
-    return model
-
-
-def torch_loss(outputs, data):
-    return ((outputs - data[1].to(outputs.dtype)) ** 2).sum(1).mean()
-
-
-def torch_batch(dtype=torch.float64):
-    return tuple(torch.tensor(value, dtype=dtype) for value in batch())
-
-
-def jax_params():
-    return {
-        layer: {
-            "weight": jnp.asarray(start()[f"{layer}.weight"]),
-            "bias": jnp.asarray(start()[f"{layer}.bias"]),
-        }
-        for layer in ("0", "2")
-    }
-
-
-def jax_outputs(params, data):
-    hidden = jnp.tanh(data[0] @ params["0"]["weight"].T + params["0"]["bias"])
-    return hidden @ params["2"]["weight"].T + params["2"]["bias"]
-
-
-def jax_loss(outputs, data):
-    return ((outputs - data[1]) ** 2).sum(1).mean()
-
-
-def jax_gradient(params):
-    data = tuple(map(jnp.asarray, batch()))
-    return jax.grad(lambda p: jax_loss(jax_outputs(p, data), data))(params)
-
-
-def train_torch(optimizer, model, steps, **options):
-    data = torch_batch(next(model.parameters()).dtype)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        torch_loss(model(data[0]), data).backward()
-        optimizer.step(**options)
-
-
-def torch_optimizer(model, name, settings):
-    kind = getattr(torch_relatives, name)
-    return kind(model.named_parameters(), lr=RATE, weight_decay=DECAY, **settings)
-
-
-def jax_optimizer(name, settings):
-    kind = getattr(jax_relatives, name.lower())
-    return kind(RATE, weight_decay=DECAY, **settings)
-
-
-def values(model):
-    return {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
-
-
-def check_equal(params, model, tolerance=1e-10):
-    for name, value in values(model).items():
-        layer, leaf = name.split(".")
-        np.testing.assert_allclose(params[layer][leaf], value, rtol=tolerance, atol=tolerance)
+from tests.relatives.regression import (  # noqa: E402
+    METHODS,
+    batch,
+    check_equal,
+    jax_gradient,
+    jax_loss,
+    jax_noise_adaptive,
+    jax_optimizer,
+    jax_outputs,
+    jax_params,
+    methods,
+    start,
+    torch_batch,
+    torch_loss,
+    torch_model,
+    torch_noise_adaptive,
+    torch_optimizer,
+    train_torch,
+    values,
+)
 
 
 @methods
@@ -122,39 +51,6 @@ def test_torch_and_jax_agree(name, settings):
     check_equal(params, model)
     assert int(state.count) == 7 and int(state.skipped) == 0
     assert max(np.abs(values(model)[n] - start()[n]).max() for n in start()) > 1e-2
-
-
-@methods
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_torch_state_round_trips_exactly(name, settings, dtype):
-    model = torch_model(dtype)
-    optimizer = torch_optimizer(model, name, settings)
-    train_torch(optimizer, model, 4)
-    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-    twin = copy.deepcopy((model, optimizer))
-    train_torch(optimizer, model, 4)
-    train_torch(twin[1], twin[0], 4)
-    fresh = torch_model(dtype)
-    loaded = torch_optimizer(fresh, name, settings)
-    fresh.load_state_dict(saved[0])
-    loaded.load_state_dict(saved[1])
-    train_torch(loaded, fresh, 4)
-    for other in (fresh, twin[0]):
-        for one, two in zip(model.parameters(), other.parameters(), strict=True):
-            assert torch.equal(one, two)
-
-
-def test_jax_state_is_a_pytree_of_arrays_that_restores(tmp_path):
-    optimizer, params = jax_optimizer(*METHODS["lodo"]), jax_params()
-    _, state = optimizer.update(jax_gradient(params), optimizer.init(params), params)
-    leaves, tree = jax.tree.flatten(state)
-    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
-    np.savez(tmp_path / "state.npz", *map(np.asarray, leaves))
-    with np.load(tmp_path / "state.npz") as file:
-        restored = jax.tree.unflatten(tree, [jnp.asarray(file[key]) for key in file.files])
-    one, _ = optimizer.update(jax_gradient(params), state, params)
-    two, _ = optimizer.update(jax_gradient(params), restored, params)
-    jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 @methods
@@ -228,37 +124,12 @@ def test_groups_schedules_and_missing_gradients():
     np.testing.assert_allclose(norms, [0.1 * 0.2 * 2**0.5, 0.05 * 0.2 * 2**0.5])
 
 
-def llqr_config(**changes):
-    settings = {"curvature": "newton", "structure": "scalar", "inner_solver": "conjugate_gradient"}
-    options = {"solver_options": {"steps": 2}, "update_interval": 2, "damping": 1.0}
-    return configure(**{**settings, **options, **changes})
-
-
-def test_noise_adaptive_rates_around_llqr_agree_and_restore():
-    rates = NoiseAdaptiveRates(noise_scale=0.01)
-
-    def build(model):
-        base = torch.optim.SGD(model.parameters(), lr=0.1)
-        inner = llqr.torch.LLQR(base, model, torch_loss, llqr_config())
-        return torch_relatives.NoiseAdaptive(inner, model, rates=rates)
-
+def test_noise_adaptive_rates_around_llqr_agree():
     model = torch_model()
-    optimizer = build(model)
-    train_torch(optimizer, model, 3, batch=torch_batch())
-    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-    train_torch(optimizer, model, 3, batch=torch_batch())
-    fresh = torch_model()
-    loaded = build(fresh)
-    fresh.load_state_dict(saved[0])
-    loaded.load_state_dict(saved[1])
-    train_torch(loaded, fresh, 3, batch=torch_batch())
-    for one, two in zip(model.parameters(), fresh.parameters(), strict=True):
-        assert torch.equal(one, two)
+    optimizer = torch_noise_adaptive(model)
+    train_torch(optimizer, model, 6, batch=torch_batch())
     data, params = tuple(map(jnp.asarray, batch())), jax_params()
-    inner = llqr.jax.llqr(
-        optax.sgd(0.1), outputs_fn=jax_outputs, loss_fn=jax_loss, config=llqr_config()
-    )
-    transformation = jax_relatives.noise_adaptive(inner, rates=rates)
+    transformation = jax_noise_adaptive()
     state, update = transformation.init(params), jax.jit(transformation.update)
     for _ in range(6):
         updates, state = update(jax_gradient(params), state, params, batch=data)
@@ -298,30 +169,16 @@ def test_noise_adaptive_rates_shorten_the_base_update():
 @pytest.mark.parametrize(
     "curvature", [Hessian(), GaussNewton(metric=LossHessian())], ids=["hessian", "gauss_newton"]
 )
-def test_gradient_normalized_newton_agrees_descends_and_restores(curvature):
+def test_gradient_normalized_newton_agrees_and_descends(curvature):
     method = GradientNormalizedNewton(solver_steps=40, tolerance=1e-10)
-
-    def build(model):
-        return torch_relatives.GradientNormalizedNewton(
-            model, torch_loss, curvature=curvature, method=method
-        )
-
     model, data, losses = torch_model(), torch_batch(), []
-    optimizer = build(model)
-    for step in range(6):
-        if step == 3:
-            saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    optimizer = torch_relatives.GradientNormalizedNewton(
+        model, torch_loss, curvature=curvature, method=method
+    )
+    for _ in range(6):
         losses.append(float(torch_loss(model(data[0]), data).detach()))
         optimizer.step(batch=data)
     assert all(b < a for a, b in itertools.pairwise(losses)) and losses[-1] < 0.2 * losses[0]
-    fresh = torch_model()
-    loaded = build(fresh)
-    fresh.load_state_dict(saved[0])
-    loaded.load_state_dict(saved[1])
-    for _ in range(3):
-        loaded.step(batch=data)
-    for one, two in zip(model.parameters(), fresh.parameters(), strict=True):
-        assert torch.equal(one, two)
     transformation = jax_relatives.gradient_normalized_newton(
         outputs_fn=jax_outputs, loss_fn=jax_loss, curvature=curvature, method=method
     )
