@@ -14,7 +14,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; } h3 { fo
 .pictures { display: flex; flex-wrap: wrap; gap: 0.5rem; margin: 1rem 0; }
 img { width: 33rem; max-width: 100%; height: auto; background: white; border-radius: 4px; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.86rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; }
+table { font-size: 0.86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
 td.long { white-space: normal; text-align: left; min-width: 18rem; }

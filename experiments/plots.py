@@ -16,6 +16,8 @@ from experiments.tables import framework_name
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#999999", "#B8A800", "#000000")
 SUBJECT_COLOURS = ("#D55E00", "#8B2500", "#FF8C42", "#5C1A00")
 DASHES = ("-", "--", ":", "-.")
+SMALLEST_GAP = 1e-4
+"""Where an accuracy of 1 is drawn on a logarithmic axis of what is missing of 1."""
 NAMES = {STEPS: "steps", SECONDS: "seconds of training"}
 
 
@@ -87,7 +89,6 @@ def curves(found: Sequence[Entry], framework: str, workload: str, which: str) ->
     title = f"{workload}, {framework_name(framework)}: {which} trial"
     panel.set_title(title, fontsize=10)
     panel.set_xlabel("steps")
-    panel.set_ylabel("best " + goal.get("metric", "") + " so far")
     panel.set_xscale("log")
     _axis(panel, goal)
     return _png(figure, panel)
@@ -98,8 +99,14 @@ def _curve(panel: Any, record: Record, goal: dict[str, Any], style: dict[str, An
     best = np.fmin if goal["minimise"] else np.fmax
     values = record.curve.get(goal["metric"], [])
     if values:
-        label = record.spec.submission
-        panel.plot(record.curve["step"], best.accumulate(values), label=label, **style)
+        label, drawn = record.spec.submission, best.accumulate(values)
+        drawn = np.maximum(1.0 - drawn, SMALLEST_GAP) if _is_share(goal) else drawn
+        panel.plot(record.curve["step"], drawn, label=label, **style)
+
+
+def _is_share(goal: dict[str, Any]) -> bool:
+    """Is the metric one of which 1 is the best, an accuracy, so that what is missing of 1 can be drawn."""
+    return not goal["minimise"] and 0.0 < goal["validation_target"] < 1.0
 
 
 def _axis(panel: Any, goal: dict[str, Any]) -> None:
@@ -107,13 +114,16 @@ def _axis(panel: Any, goal: dict[str, Any]) -> None:
     if not goal:
         return
     target = goal["validation_target"]
-    panel.axhline(target, color="black", linewidth=0.9, linestyle=":")
-    if goal["minimise"]:
+    name = f"best {goal['metric']} so far"
+    panel.set_ylabel(f"1 − {name}" if _is_share(goal) else name)
+    line = 1.0 - target if _is_share(goal) else target
+    panel.axhline(line, color="black", linewidth=0.9, linestyle=":")
+    if _is_share(goal):
+        panel.set_yscale("log")
+    elif goal["minimise"]:
         panel.set_yscale("log")
         low, high = panel.get_ylim()
         panel.set_ylim(max(low, target / 10.0), min(high, 1e8 * target))
-    else:
-        panel.set_ylim(top=1.0 + 0.1 * (1.0 - target))
 
 
 def _figure() -> tuple[Any, Any]:
