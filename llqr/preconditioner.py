@@ -16,6 +16,7 @@ from llqr.backend import Array, Backend, Tensors
 from llqr.damping import ConstantDamping, GradientNormDamping
 from llqr.intervals import AdaptiveInterval, scheduled
 from llqr.quadratic import QuadraticModel
+from llqr.reach import reaches, shortened, unbounded
 from llqr.settings import LLQRConfig
 from llqr.solvers import FactorProblem, SolverResult, Status
 from llqr.solvers.base import describe
@@ -86,6 +87,7 @@ class Preconditioner:
             interval=zero + 1,
             smoothness=self.backend.asarray(gamma, one),
             ridge=self.backend.asarray(self.config.inner_solver.initial_ridge, one),
+            reach={block.name: unbounded(self.backend, number) for block in self.blocks},
             last_fit=FitReport(
                 status=zero,
                 objective_start=number,
@@ -134,8 +136,10 @@ class Preconditioner:
         taken = backend.where(accepted, one, zero)
         steps, useless = self._interval(state, result)
         averaged = average(backend, config, state, result.factors, replace=useless)
+        factors = backend.select(accepted, averaged, state.factors)
         return state._replace(
-            factors=backend.select(accepted, averaged, state.factors),
+            factors=factors,
+            reach=self._reach(state, factors, sources),
             next_fit=state.step + backend.where(accepted, steps, one),
             fits=state.fits + taken,
             rejected=state.rejected + (1 - taken),
@@ -158,7 +162,9 @@ class Preconditioner:
     def precondition(
         self, state: PreconditionerState, sources: Mapping[str, Tensors]
     ) -> tuple[Tensors, PreconditionerState]:
-        """Return U x for every parameter; a block whose U x is not finite returns its input.
+        """Return U x for every parameter, no longer than ``config.growth`` allows.
+
+        A block whose U x is not finite returns its input.
 
         Args:
             state: current state.
@@ -169,14 +175,11 @@ class Preconditioner:
         """
         backend = self.backend
         self._check_sources(sources, self.sources | {"input"})
-        values = [
-            block.structure.apply(
-                backend, state.factors[block.name], block.gather(backend, sources)
-            )
-            for block in self.blocks
-        ]
+        values = self._applied(state.factors, sources)
         plain = [block.join(backend, sources["input"]) for block in self.blocks]
         values, bad = backend.finite_or(values, plain)
+        if self.config.growth is not None:
+            values = shortened(backend, values, self._in_order(state.reach), self.config.growth)
         result: Tensors = {}
         for block, value in zip(self.blocks, values, strict=True):
             result.update(block.split(value))
@@ -218,6 +221,26 @@ class Preconditioner:
                     "name other directions in Span"
                 )
             check_arrays(f"sources[{name!r}]", sources[name], self.shapes)
+
+    def _applied(self, factors: BlockFactors, sources: Mapping[str, Tensors]) -> list[Array]:
+        """Return U x, one array per block."""
+        backend = self.backend
+        return [
+            block.structure.apply(backend, factors[block.name], block.gather(backend, sources))
+            for block in self.blocks
+        ]
+
+    def _in_order(self, by_block: Mapping[str, Array]) -> list[Array]:
+        return [by_block[block.name] for block in self.blocks]
+
+    def _reach(
+        self, state: PreconditionerState, factors: BlockFactors, sources: Mapping[str, Tensors]
+    ) -> dict[str, Array]:
+        """Return how far the factors in use go on the vectors of this fit."""
+        if self.config.growth is None:
+            return state.reach
+        found = reaches(self.backend, self._applied(factors, sources))
+        return {block.name: value for block, value in zip(self.blocks, found, strict=True)}
 
     def _interval(
         self, state: PreconditionerState, result: SolverResult

@@ -45,6 +45,8 @@ PUBLISHED_TASKS = {
 }
 NEWTON_EMA_DECAY = 0.9
 DEFAULT_INTERVAL = AdaptiveInterval(longest=20)
+GROWTH = 2.0
+"""How many times as long as at its fit a step of solved length may become."""
 
 
 def published(
@@ -123,6 +125,7 @@ def step_sizes(
         "update_interval": update_interval,
         "ema_decay": 0.5,
         "ema_debias": True,
+        "growth": GROWTH,
         "warm_start": True,
         "apply_to": "update",
     }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from llqr import solvers, structures
-from llqr._checks import check_fraction, check_positive_int
+from llqr._checks import check_fraction, check_positive_int, is_number
 from llqr.curvature import AbstractCurvature
 from llqr.damping import ConstantDamping, Damping, GradientNormDamping
 from llqr.intervals import AdaptiveInterval, Interval, Schedule
@@ -31,6 +32,8 @@ class LLQRConfig:
         curvature_batch_size: examples of the batch used for a fit, None for all of it.
         chunk_size: examples linearised at a time, None for all at once; bounds the memory of a fit.
         apply_to: precondition the ``"gradient"`` before the base optimizer or its ``"update"`` after.
+        growth: κ ≥ 1, how many times as long as at its last fit a block's U x may become
+            (:mod:`llqr.reach`); None for no bound.
         grafting: ``"none"``, or ``"norm"`` to keep the norm of what was preconditioned, per parameter.
         fold: where weights of three or more axes fold; None for the framework's convention.
     """
@@ -46,6 +49,7 @@ class LLQRConfig:
     curvature_batch_size: int | None = None
     chunk_size: int | None = None
     apply_to: Literal["gradient", "update"] = "gradient"
+    growth: float | None = None  # κ
     grafting: Literal["none", "norm"] = "none"
     fold: Fold | None = None
 
@@ -65,6 +69,11 @@ class LLQRConfig:
         for name in ("curvature_batch_size", "chunk_size"):
             if getattr(self, name) is not None:
                 check_positive_int(name, getattr(self, name))
+        if self.growth is not None and not (is_number(self.growth) and 1.0 <= self.growth < inf):
+            raise ValueError(
+                f"growth must be None or a finite number of at least 1, got {self.growth!r}; pass e.g. "
+                "growth=1.5"
+            )
         for name in ("ema_debias", "warm_start"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(

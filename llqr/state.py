@@ -47,6 +47,7 @@ class PreconditionerState(NamedTuple):
         interval: steps between fits of an adaptive interval.
         smoothness: γ of gradient-normalized damping.
         ridge: ρ of an adaptive ridge.
+        reach: ‖U x‖ of every block at its last fit, by block name (:mod:`llqr.reach`).
         last_fit: numbers of the last fit.
     """
 
@@ -59,4 +60,5 @@ class PreconditionerState(NamedTuple):
     interval: Array
     smoothness: Array
     ridge: Array
+    reach: dict[str, Array]
     last_fit: FitReport

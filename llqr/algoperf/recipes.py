@@ -29,6 +29,7 @@ from llqr.backend import Array
 from llqr.config import LLQRConfig, check_known, configure
 from llqr.intervals import AdaptiveInterval
 from llqr.metrics import AbstractMetric
+from llqr.presets import GROWTH
 from llqr.ridge import AdaptiveRidge
 from llqr.structures.blocks import StructureChoice
 
@@ -185,6 +186,7 @@ class Recipe:
             update_interval=interval,
             ema_decay=self.ema_decay,
             ema_debias=True,
+            growth=GROWTH if self.is_span else None,
             chunk_size=None if plan is None else plan.chunk_size,
         )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llqr.preconditioner import FitReport, Preconditioner, PreconditionerState
 
-VERSION = 2
+VERSION = 3
 KEY = "llqr"
 """Where this state stands beside the base optimizer's ``"state"`` and ``"param_groups"``."""
 
@@ -28,6 +28,7 @@ def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: in
         },
         "counters": {name: int(getattr(state, name)) for name in _COUNTERS} | {"skipped": skipped},
         "numbers": {name: getattr(state, name).detach().clone() for name in _NUMBERS},
+        "reach": {block: value.detach().clone() for block, value in state.reach.items()},
         "last_fit": {name: value.clone() for name, value in state.last_fit._asdict().items()},
     }
 
@@ -87,6 +88,7 @@ def unpack(
             for block, factors in own["factors"].items()
         },
         last_fit=last_fit,
+        reach={block: number(value, like).clone() for block, value in own["reach"].items()},
         **{name: number(own["numbers"][name], like).clone() for name in _NUMBERS},
         **{name: integer(counters[name], like) for name in _COUNTERS},
     )
@@ -109,6 +111,7 @@ def carry_over(
     moved = {name: preconditioner.backend.integer(getattr(state, name), like) for name in _COUNTERS}
     return fresh._replace(
         factors={**fresh.factors, **kept},
+        reach={**fresh.reach, **{block: state.reach[block].to(like) for block in kept}},
         last_fit=FitReport(
             *(v.to(like) if v.is_floating_point() else v.to(like.device) for v in state.last_fit)
         ),

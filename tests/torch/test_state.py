@@ -163,7 +163,7 @@ def broken(kind):
     ("kind", "message"),
     [
         ("base", r'must hold the key "llqr", got .*base_optimizer\.load_state_dict'),
-        ("version", "must have version 2, got 99"),
+        ("version", "must have version 3, got 99"),
         ("shape", r"factors of block '0\.bias' must have shapes .*\(6,\).* got .*\(2,\)"),
         ("groups", "different number of parameter groups"),
     ],
