@@ -1,6 +1,7 @@
 """Cost, memory and progress of a refresh.
 
-    python -m benchmarks [cost|memory|solvers ...] [--frameworks torch jax] [--networks transformer resnet18]
+    python -m benchmarks [cost|memory|solvers|overhead ...] [--frameworks torch jax]
+        [--networks transformer resnet18]
 
 Prints Markdown tables; ``--json FILE`` also writes the rows. Times are medians over interleaved rounds and
 reported as ratios to a gradient of the same batch in the same run.
@@ -17,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import refresh
+from benchmarks import overhead, refresh
 from benchmarks.cases import BATCH
 
-PARTS = ("cost", "memory", "solvers")
+PARTS = ("cost", "memory", "solvers", "overhead")
 MEMORY_BATCH = {"transformer": 512, "resnet18": 16}
 
 
@@ -38,6 +39,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def measure(part: str, options: argparse.Namespace) -> Iterable[list[dict[str, Any]]]:
     """Yield the tables of one part."""
+    if part == "overhead":  # in torch
+        for network in options.networks:
+            for batch in overhead.BATCHES[network]:
+                yield overhead.overhead(network, batch, options.rounds, options.device)
+        return
     for framework in options.frameworks:
         if part == "solvers":
             for reduction in ("sum", "mean"):

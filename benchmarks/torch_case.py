@@ -117,10 +117,12 @@ class TorchCase:
         self.batch = (x.to(device), y.to(device))
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
-    def _loss(self, outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+        """Return the mean cross-entropy."""
         return nn.functional.cross_entropy(outputs, batch[1])
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait for the device."""
         if self.device != "cpu":
             torch.cuda.synchronize()
 
@@ -129,8 +131,8 @@ class TorchCase:
         parameters = list(self.model.parameters())
 
         def run() -> None:
-            torch.autograd.grad(self._loss(self.model(self.batch[0]), self.batch), parameters)
-            self._wait()
+            torch.autograd.grad(self.loss(self.model(self.batch[0]), self.batch), parameters)
+            self.wait()
 
         return run
 
@@ -148,7 +150,7 @@ class TorchCase:
         def run() -> PreconditionerState:
             problem = llqr.torch.linearise(
                 self.model,
-                self._loss,
+                self.loss,
                 self.batch,
                 curvature=config.curvature,
                 chunk_size=config.chunk_size,
@@ -157,7 +159,7 @@ class TorchCase:
             sources = {"input": model.gradient, "gradient": model.gradient}
             sources["update"] = {name: value.sign() for name, value in model.gradient.items()}
             result = preconditioner.fit(state, model, sources)
-            self._wait()
+            self.wait()
             return result
 
         return run

@@ -107,7 +107,7 @@ class Recipe:
     gradient_clip: float | None = None
     structure: str = "span"
     update_interval: int | None = None
-    refresh_share: float = 0.25
+    refresh_share: float = 0.05
     ema_decay: float = 0.5
     output_metric: float = 0.01
     inner_steps: int = 10

@@ -1,0 +1,87 @@
+"""What step sizes solved for cost beside the base optimizer, refreshes spread over the steps between.
+
+The recipe is that of the self-tuning submission: at most 32 groups of parameters with two directions each,
+the curvature batch and the longest interval as :mod:`llqr.algoperf.planning` chooses them. In one run,
+interleaved: a step of Adam, a step between refreshes, and a step with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+import llqr.torch
+from benchmarks import timing
+from benchmarks.torch_case import TorchCase
+from llqr.algoperf.planning import make_plan
+from llqr.algoperf.recipes import LONGEST_LIMIT, SHORTEST_LIMIT, Recipe
+from llqr.divergences import Categorical
+
+BATCHES = {"transformer": (256, 1024, 4096), "resnet18": (64,)}
+"""Examples per step; a transformer's example has one event, its last token."""
+
+
+def overhead(network: str, batch: int, rounds: int, device: str) -> list[dict[str, Any]]:
+    """Return one row: seconds of a step of Adam, and the others as ratios to it."""
+    plain = TorchCase(network, batch, device)
+    names = [name for name, _ in plain.model.named_parameters()]
+    recipe = Recipe()
+    products = recipe.products(names)
+    inputs, targets = plain.batch
+    plan = make_plan(
+        examples=batch,
+        output_shape=tuple(plain.model(inputs).shape),
+        event_axes=1,
+        example_bytes=4 * (inputs[0].numel() + 1),
+        products=products,
+    )
+    longest = plan.interval(recipe.refresh_share, SHORTEST_LIMIT, LONGEST_LIMIT)
+    config = recipe.config(names, Categorical(), plan)
+    piece = (inputs[: plan.examples], targets[: plan.examples])
+
+    def adam(case: TorchCase) -> torch.optim.Optimizer:
+        return torch.optim.Adam(case.model.parameters(), lr=1e-3, betas=(0.9, 0.99))
+
+    def steps(case: TorchCase, update: Callable[[], Any]) -> Callable[[], None]:
+        def step() -> None:
+            for parameter in case.model.parameters():
+                parameter.grad = None
+            case.loss(case.model(case.batch[0]), case.batch).backward()
+            update()
+            case.wait()
+
+        return step
+
+    def solved(interval: int) -> Callable[[], None]:
+        case = TorchCase(network, batch, device)
+        optimizer = llqr.torch.LLQR(
+            adam(case), case.model, case.loss, replace(config, update_interval=interval)
+        )
+        return steps(case, lambda: optimizer.step(batch=piece))
+
+    taken = timing.seconds(
+        {
+            "adam": steps(plain, adam(plain).step),
+            "refresh": solved(1),
+            "between": solved(10**9),  # after the first step, which is not measured
+        },
+        rounds,
+    )
+    between, refresh = taken["between"] / taken["adam"], taken["refresh"] / taken["adam"]
+    return [
+        {
+            "network": network,
+            "batch": batch,
+            "curvature batch": plan.examples,
+            "directions": products,
+            "Adam, ms": 1e3 * taken["adam"],
+            "between refreshes": between,
+            "with a refresh": refresh,
+            "longest interval": longest,
+            "amortised": between + (refresh - between) / longest,
+            "limit by operations": 1.0 + plan.cost / longest,
+        }
+    ]
