@@ -143,9 +143,9 @@ Make = Callable[[Task, Point], optax.GradientTransformation]
 def methods(task: Task) -> dict[str, tuple[Make, list[Point]]]:
     """Return what is compared: equally many points each, but for the one that has nothing to tune."""
     small = isinstance(task, Autoencoder)
-    rates = [3e-3, 1e-2, 3e-2] if small else [0.03, 0.1, 0.3]
+    rates = [3e-3, 1e-2, 3e-2] if small else [0.1, 0.3, 1.0]
     meta = {"rate": rates, "meta": [1e-3] if small else [1e-2, 1e-3]}
-    adam = [1e-3, 3e-3, 1e-2] if small else [0.03, 0.1, 0.3]
+    adam = [1e-3, 3e-3, 1e-2] if small else [0.1, 0.3, 1.0]
     window, damping = (32, [0.1]) if small else (4, [0.01, 0.1])
     return {
         "adam": (
@@ -167,12 +167,12 @@ def methods(task: Task) -> dict[str, tuple[Make, list[Point]]]:
         "lodo structure on the model": (fitted, points(**meta)),
         "m-fac": (
             lambda t, p: mfac(p["rate"], window=window, damping=p["damping"], momentum=0.0),
-            points(rate=[1e-3, 1e-2, 1e-1], damping=damping),
+            points(rate=[1e-3, 1e-2, 1e-1] if small else [0.1, 0.3, 1.0], damping=damping),
         ),
         "lanton": (
             lambda t, p: lanton(p["rate"], momentum=p["beta"]),
             points(
-                rate=[3e-3, 1e-2, 3e-2] if small else [0.1, 0.3, 1.0],
+                rate=[3e-3, 1e-2, 3e-2] if small else [0.03, 0.1, 0.3],
                 beta=[0.9] if small else [0.9, 0.5],
             ),
         ),
@@ -216,7 +216,12 @@ def compare(name: str, task: Task, only: list[str] | None, results: dict[str, An
             tried.append({"point": point, "score": score, "curve": curve, "seconds": seconds})
             print(f"{name}: {method} {point} {score:.6g}", flush=True)
         best = min(tried, key=lambda own: own["score"] if np.isfinite(own["score"]) else np.inf)
-        results.setdefault(name, {})[method] = {**best, "steps": steps, "tried": len(tried)}
+        # JSON has no number for what diverged.
+        scores = [
+            {"point": own["point"], "score": own["score"] if np.isfinite(own["score"]) else None}
+            for own in tried
+        ]
+        results.setdefault(name, {})[method] = {**best, "steps": steps, "tried": scores}
         (FOLDER / "tasks.json").write_text(json.dumps(results, indent=1) + "\n")
         (FOLDER / "tasks.md").write_text(report(results))
 
@@ -234,7 +239,7 @@ def report(results: dict[str, Any]) -> str:
         for method, best in sorted(own.items(), key=lambda item: item[1]["score"]):
             point = ", ".join(f"{k} {v:g}" for k, v in best["point"].items()) or "no setting"
             lines.append(
-                f"| {method} | {best['score']:.4g} | {point} | {best['tried']} | {best['steps']} | "
+                f"| {method} | {best['score']:.4g} | {point} | {len(best['tried'])} | {best['steps']} | "
                 f"{1e3 * best['seconds']:.2f} |"
             )
         lines.append("")
