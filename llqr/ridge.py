@@ -19,7 +19,9 @@ from llqr.backend import Array, Backend
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveRidge:
-    """ρ ← ρ/c if q > ``trusted``, ρ ← c ρ if q < ``doubted``; costs two losses on the curvature batch.
+    """ρ ← ρ/c if q > ``trusted``, ρ ← c ρ if q < ``doubted``.
+
+    Costs two losses on the curvature batch, and one more for every step that is found again.
 
     Attributes:
         initial: ρ before the first fit, > 0.
@@ -30,7 +32,7 @@ class AdaptiveRidge:
         largest: upper bound on ρ.
     """
 
-    initial: float = 1.0  # ρ₀
+    initial: float = 2.0  # ρ₀
     factor: float = 4.0  # c
     trusted: float = 0.75
     doubted: float = 0.25

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from llqr import tensors
 from llqr.curvature import Hessian
 from llqr.intervals import AdaptiveInterval
 from llqr.preconditioner import Preconditioner
@@ -31,12 +32,12 @@ from tests.solvers.quadratics import BACKEND, Case
 def test_rule(name, gain, ridge, bad):
     backend, to, back = backends.make(name)
     arguments = (to(np.array(v)) for v in (1.0, 2.0 * gain, 2.0, 1e-6))
-    new, refused = AdaptiveRidge().judged(backend, *arguments)
+    new, refused = AdaptiveRidge(initial=1.0).judged(backend, *arguments)
     assert float(back(new)) == ridge and bool(refused) is bad
 
 
 def test_a_promise_below_rounding_says_nothing():
-    rule = AdaptiveRidge()
+    rule = AdaptiveRidge(initial=1.0)
     for gain in (-1e-9, 1e-9, np.nan):
         new, bad = rule.judged(BACKEND, *map(np.asarray, (2.0, gain, 1e-9, 1e-8)))
         assert float(new) == 2.0 and not bad
@@ -72,14 +73,15 @@ def true_quadratic(case, scale):
 
 
 @pytest.mark.parametrize(
-    ("scale", "expected", "used"), [(1.0, 0.25, 1.0), (0.5, 1.0, 1.0), (-1.0, 4.0, 4.0)]
+    ("scale", "expected", "used"),
+    [(1.0, 0.25, 1.0), (0.5, 1.0, 1.0), (0.1, 4.0, 1.0), (-1.0, 1e4, 1e4)],
 )
 def test_the_solver_compares_gain_and_promise(rng, scale, expected, used):
     case = Case(rng, Span(per="parameter"))
     problem = with_loss(case, true_quadratic(case, scale))
-    result = DirectSolve(relative_ridge=AdaptiveRidge()).solve(problem, case.start())
+    result = DirectSolve(relative_ridge=AdaptiveRidge(initial=1.0)).solve(problem, case.start())
     assert float(result.ridge) == expected
-    # A step that raises the loss is replaced by that of the larger ridge.
+    # A step that raises the loss is found again with larger ridges; here none helps.
     constant = DirectSolve(relative_ridge=used).solve(case.problem, case.start())
     for block in case.blocks:
         np.testing.assert_allclose(
@@ -87,9 +89,29 @@ def test_the_solver_compares_gain_and_promise(rng, scale, expected, used):
         )
 
 
+def test_the_ridge_grows_until_the_loss_falls(rng):
+    case = Case(rng, Span(per="parameter"))
+    constant = DirectSolve(relative_ridge=16.0).solve(case.problem, case.start())
+    longest = tensors.norm(BACKEND, case.problem.step(case.problem.inputs(), constant.factors))
+    quadratic = true_quadratic(case, 1.0)
+
+    def cliff(step):
+        too_far = tensors.norm(BACKEND, step) > 1.01 * longest
+        return 1e9 if too_far else quadratic(step)
+
+    result = DirectSolve(relative_ridge=AdaptiveRidge(initial=1.0)).solve(
+        with_loss(case, cliff), case.start()
+    )
+    for block in case.blocks:
+        np.testing.assert_allclose(
+            result.factors[block.name]["s"], constant.factors[block.name]["s"], rtol=1e-12
+        )
+    assert float(result.ridge) == 4.0  # that of 16 kept its promise
+
+
 def test_a_model_without_loss_is_refused(rng):
     case = Case(rng, Span())
-    solver = DirectSolve(relative_ridge=AdaptiveRidge())
+    solver = DirectSolve(relative_ridge=AdaptiveRidge(initial=1.0))
     with pytest.raises(ValueError, match=r"needs model\.loss to .* got None"):
         solver.solve(case.problem, case.start())
 
@@ -113,7 +135,7 @@ def test_rosenbrock_in_a_few_steps():
     config = LLQRConfig(
         curvature=Hessian(),
         structure=Span(per="parameter", directions=("update", "gradient"), floor=0.0),
-        inner_solver=DirectSolve(relative_ridge=AdaptiveRidge()),
+        inner_solver=DirectSolve(relative_ridge=AdaptiveRidge(initial=1.0)),
         update_interval=AdaptiveInterval(),
         ema_decay=0.5,
         ema_debias=True,

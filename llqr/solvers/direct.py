@@ -79,6 +79,8 @@ class DirectSolve(AbstractInnerSolver):
     def solve(self, problem: FactorProblem, factors: BlockFactors) -> SolverResult:
         """Assemble H and r and solve; see :class:`AbstractInnerSolver`.
 
+        While the step of an adaptive ridge raises the loss, the ridge grows and the system is solved again.
+
         Returns:
             The result, with the next ridge if that adapts.
 
@@ -99,21 +101,30 @@ class DirectSolve(AbstractInnerSolver):
         ridge = problem.ridge
         if ridge is None:
             ridge = backend.asarray(rule.initial, system[0])
-        result = self._with_ridge(problem, factors, system, ridge)
-        step = problem.step(problem.inputs(), result.factors)
-        before, after = loss_at(tensors.scale(0.0, step)), loss_at(step)
         lengths, matrix, right = system
-        solution = lengths * _flatten(backend, problem.blocks, result.factors)
-        promised = -_objective(matrix, right, solution)
+        inputs = problem.inputs()
+        before = loss_at(tensors.scale(0.0, problem.step(inputs, factors)))
         resolution = rounding(before) * abs(before)
-        new_ridge, bad = rule.judged(backend, ridge, before - after, promised, resolution)
-        result = backend.cond(
-            bad,
-            lambda _: self._with_ridge(problem, factors, system, new_ridge),
-            lambda found: found,
-            result,
-        )
-        return result._replace(ridge=new_ridge)
+
+        def is_bad(attempt: tuple[Array, Array, SolverResult]) -> Array:
+            return attempt[1]
+
+        def solved(attempt: tuple[Array, Array, SolverResult]) -> tuple[Array, Array, SolverResult]:
+            used = attempt[0]
+            result = self._with_ridge(problem, factors, system, used)
+            after = loss_at(problem.step(inputs, result.factors))
+            solution = lengths * _flatten(backend, problem.blocks, result.factors)
+            promised = -_objective(matrix, right, solution)
+            following, bad = rule.judged(backend, used, before - after, promised, resolution)
+            return following, bad & (used < following), result
+
+        # Only to give the loop's state its shape; nothing has been solved yet.
+        start = _flatten(backend, problem.blocks, factors)
+        yes = backend.integer(0, before) == 0
+        nothing = self._result(problem, factors, start, (before, before), ~yes)
+        first = (ridge, yes, nothing)
+        ridge, _, result = backend.while_loop(is_bad, solved, first)
+        return result._replace(ridge=ridge)
 
     def _with_ridge(
         self,

@@ -1,0 +1,64 @@
+"""Problems drawn at random train without a learning rate."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+from experiments.random_problems import LIKELIHOODS, draw, train
+
+
+def test_a_seed_draws_one_problem():
+    assert draw(7) == draw(7) != draw(8)
+    drawn = [draw(seed) for seed in range(200)]
+    assert {problem.loss for problem in drawn} == set(LIKELIHOODS)
+    assert {problem.depth for problem in drawn} == {0, 1, 2, 3, 4}
+    assert all(problem.batch_size <= problem.examples for problem in drawn)
+
+
+def test_training_repeats_exactly():
+    problem = draw(3)
+    assert train(problem, 5) == train(problem, 5)
+
+
+# Without noise from batches, and where the curvature pass sees the network that is trained.
+SMOOTH = [
+    seed
+    for seed in range(120)
+    if draw(seed).batch_size == draw(seed).examples
+    and (draw(seed).normalisation != "batch" or draw(seed).depth == 0)
+][:16]
+
+
+@pytest.mark.parametrize("seed", SMOOTH)
+def test_whole_batches_do_not_diverge(seed):
+    record = train(draw(seed), 40)
+    assert record["skipped"] == 0
+    assert math.isfinite(record["last"])
+    assert not record["diverged"], record
+
+
+def test_the_script_goes_on_where_it_was(tmp_path):
+    def run(count):
+        command = [sys.executable, "-m", "scripts.random_problems", "--out", str(tmp_path)]
+        done = subprocess.run(
+            [*command, "--count", str(count), "--steps", "3"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    path = tmp_path / "records.jsonl"
+    run(2)
+    first = path.read_text()
+    path.write_text(first + '{"seed": 2, "los')  # cut off
+    assert "| all | 4 |" in run(4)
+    assert path.read_text().startswith(first)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["seed"] for record in records] == [0, 1, 2, 3]
+    assert records[3]["last"] == train(replace(draw(3)), 3)["last"]
