@@ -19,7 +19,8 @@ HOW_TO_READ = (
     "target or fails counts as infinitely long.",
     "Seconds are AlgoPerf's submission time: data selection and updates, compilation in the first step "
     "included, evaluations not. They compare submissions of one framework on one machine, and by the wall's "
-    "clock only under one load; by the process's clock they are CPU time, which other work changes little.",
+    "clock only under one load; by the process's clock they are CPU time, which other work changes little. "
+    "Seconds of different clocks are not compared.",
     "A score is the share of workloads within a factor τ of the fastest, averaged over τ from 1 to 4: 1 is "
     "fastest everywhere. Intervals hold 95 % of 2000 redraws of the studies, the same redraws for all "
     "submissions (500 for scores); with three studies they say little more than the range.",
@@ -82,7 +83,8 @@ def _sections(
     sections = [Section("Who wins where", (_extent(records, found),), verdicts)]
     frameworks = summary.frameworks(found)
     for framework in frameworks:
-        for measure in summary.MEASURES:
+        timed = summary.one_clock(summary.select(found, framework))
+        for measure in summary.MEASURES if timed else (summary.STEPS,):
             name = f"profiles_{measure}_{framework}.png"
             pictures[name] = plots.profiles(found, framework, measure)
     scores = tuple(_emphasise(tables.scores(found, each), subject) for each in frameworks)

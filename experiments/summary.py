@@ -76,6 +76,11 @@ def _time(record: Record, measure: str) -> float:
     return record.steps_to_target if measure == STEPS else record.seconds_to_target
 
 
+def one_clock(found: Iterable[Entry]) -> bool:
+    """Return whether all seconds were counted by one clock, so that they can be compared."""
+    return len({record.spec.clock for entry in found for record in entry.records}) <= 1
+
+
 def entries(records: Iterable[Record]) -> list[Entry]:
     """Group records, in the order in which submissions and workloads first come up."""
     groups: dict[tuple[str, str, str], dict[int, list[Record]]] = {}

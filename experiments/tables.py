@@ -11,6 +11,8 @@ from experiments.records import Record
 from experiments.summary import SECONDS, STEPS, Entry
 
 MISSED = "missed"
+NOT_COMPARED = "–"
+"""Stands for comparisons of seconds that were counted by different clocks."""
 
 
 class Table(NamedTuple):
@@ -37,14 +39,14 @@ def framework_name(framework: str) -> str:
 def scores(found: Sequence[Entry], framework: str) -> Table:
     """Return the scores of one framework."""
     own = summary.select(found, framework)
-    total = len(summary.workloads(own))
+    total, timed = len(summary.workloads(own)), summary.one_clock(own)
     rows = [
         (
             each.submission,
             f"{each.score[STEPS]:.3f}",
             _interval(each.interval[STEPS], "{:.2f}"),
-            f"{each.score[SECONDS]:.3f}",
-            _interval(each.interval[SECONDS], "{:.2f}"),
+            f"{each.score[SECONDS]:.3f}" if timed else NOT_COMPARED,
+            _interval(each.interval[SECONDS], "{:.2f}") if timed else NOT_COMPARED,
             f"{each.workloads_reached}/{total}",
         )
         for each in summary.standings(own)
@@ -66,7 +68,10 @@ def times(found: Sequence[Entry], framework: str, workload: str, reference: str)
             f"{sum(math.isfinite(r.steps_to_target) for r in trials)}/{len(trials)}",
         ]
         for measure, form in ((STEPS, "{:.0f}"), (SECONDS, "{:.3g}")):
-            row += [spread(entry.times(measure), form), _ratio(entry, base, measure)]
+            compared = measure == STEPS or summary.one_clock(own)
+            clock = "" if compared else f", {trials[0].spec.clock}"
+            row.append(spread(entry.times(measure), form) + clock)
+            row.append(_ratio(entry, base, measure) if compared else NOT_COMPARED)
         rows.append((*row, "–" if math.isnan(entry.best) else f"{entry.best:.4g}"))
     goal = _goal(own)
     header = (
@@ -123,8 +128,10 @@ def _behind(entry: Entry, winner: Entry) -> str:
         return f"loses: it misses the target in {studies - entry.reached} of {studies} studies"
     if entry.time(STEPS) == winner.time(STEPS):
         return "ties with it"
-    steps, seconds = (_factor(entry, winner, measure) for measure in summary.MEASURES)
-    return f"loses to it: {steps} its steps, {seconds} its seconds"
+    text = f"loses to it: {_factor(entry, winner, STEPS)} its steps"
+    if summary.one_clock([entry, winner]):
+        text += f", {_factor(entry, winner, SECONDS)} its seconds"
+    return text
 
 
 def _factor(entry: Entry, other: Entry, measure: str) -> str:

@@ -55,6 +55,25 @@ def test_the_table_of_a_workload():
     assert rows["muon"][2] == "missed"
 
 
+def test_seconds_of_different_clocks_are_not_compared(tmp_path):
+    found = [record(100, submission="adamw"), record(200, submission="llqr", clock="process")]
+    table = tables.times(summary.entries(found), "jax", "digits", "adamw")
+    assert [row[3:7] for row in table.rows] == [
+        ("100", "–", "10, wall", "–"),
+        ("200", "2 (2–2)", "20, process", "–"),
+    ]
+    assert tables.verdicts(summary.entries(found)) == [
+        "digits, JAX: adamw needs fewest steps (100; llqr 200, ratio 0.5–0.5). "
+        "llqr loses to it: 2 times (2–2) its steps."
+    ]
+    scores = tables.scores(summary.entries(found), "jax")
+    assert [row[3:5] for row in scores.rows] == [("–", "–"), ("–", "–")]
+    pytest.importorskip("matplotlib")
+    report.write(found, tmp_path)
+    assert not list(tmp_path.glob("figures/profiles_seconds*"))
+    assert list(tmp_path.glob("figures/profiles_steps*"))
+
+
 def test_a_reference_that_missed_gives_no_ratio():
     found = [record(None), record(10, submission="llqr"), record(None, submission="lion")]
     table = tables.times(summary.entries(found), "jax", "digits", "adamw")
