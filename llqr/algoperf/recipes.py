@@ -230,16 +230,18 @@ def external_tuning(workload: Any, hyperparameters: Any) -> Recipe:
             interval, whatever ``update_interval`` says.
 
     Raises:
-        ValueError: if a field is missing or out of range.
+        AttributeError: if a field is missing; the record's own, which may know the file it was read from.
+        ValueError: if a field is out of range.
     """
-    missing = [name for name in _FIELDS if not hasattr(hyperparameters, name)]
-    if missing:
-        raise ValueError(
-            f"hyperparameters must have the fields {', '.join(_FIELDS)}, got none named "
-            f"{', '.join(missing)}; add them to tuning_search_space.json"
+    try:
+        values = {name: getattr(hyperparameters, name) for name in _FIELDS}
+    except AttributeError as error:
+        error.add_note(
+            f"hyperparameters must have the fields {', '.join(_FIELDS)}; add what is missing to "
+            "tuning_search_space.json"
         )
+        raise
     steps = int(workload.step_hint)
-    values = {name: getattr(hyperparameters, name) for name in _FIELDS}
     return Recipe(
         schedule=Schedule(
             peak=values["learning_rate"],

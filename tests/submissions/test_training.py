@@ -174,10 +174,12 @@ def test_a_tensor_that_is_too_large_gets_the_plain_base_step(framework, monkeypa
 
 
 def test_a_missing_field_of_the_search_space_is_named():
-    with pytest.raises(ValueError, match="none named learning_rate"):
+    point = {name: value for name, value in SPACE[0].items() if name != "warmup_factor"}
+    with pytest.raises(AttributeError, match="warmup_factor") as caught:
         load("external_tuning", "jax").init_optimizer_state(
-            tiny.JaxTiny(), {}, None, types.SimpleNamespace(**SPACE[0] | {}).__class__(), None
+            tiny.JaxTiny(), {}, None, types.SimpleNamespace(**point), None
         )
+    assert "must have the fields learning_rate, " in caught.value.__notes__[0]
 
 
 def test_an_unknown_workload_is_named():

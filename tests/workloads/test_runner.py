@@ -252,11 +252,17 @@ def test_bad_options_are_explained(run, capsys, flags, message):
     assert not run.trial("pytorch", 1).exists()
 
 
-def test_a_search_space_without_a_field_the_submission_wants(run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "submission", [BASELINES / "nadamw_{}", Path("submissions/external_tuning/llqr_{}")]
+)
+def test_a_search_space_without_a_field_the_submission_wants(
+    run, framework, submission, tmp_path, capsys
+):
     space = tmp_path / "space.json"
     space.write_text('[{"learning_rate": 0.01, "warmup_factor": 0.1}]')
-    assert run(tuning_search_space=str(space)) == 2
-    message = capsys.readouterr().err
+    path = str(submission / "submission.py").format(framework)
+    assert run(framework, submission_path=path, tuning_search_space=str(space)) == 2
+    (message,) = capsys.readouterr().err.splitlines()
     assert "'one_minus_beta1'" in message
     assert f"{space} does not have" in message
 
