@@ -53,4 +53,4 @@ class QuadraticModel:
 
     def value(self, step: Tensors, residual: Tensors) -> Array:
         """Return m(δ) = ½ ⟨g + r, δ⟩ from the residual r at δ: no further product."""
-        return 0.5 * (tensors.dot(self.gradient, step) + tensors.dot(residual, step))
+        return 0.5 * tensors.dot(tensors.add(self.gradient, residual), step)

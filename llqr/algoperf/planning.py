@@ -86,7 +86,10 @@ def make_plan(
         local = examples // shards
         if local * (example_bytes + 4 * numbers) > SMALL_BATCH_BYTES:
             largest = max(local // 4, 1) * shards
-            chunk = largest if largest < kept else None
+            if largest < kept:
+                # Whole chunks: compiled, a rest of another size would be the same program once more.
+                chunk = largest
+                kept = min(ceil(kept / chunk), examples // chunk) * chunk
     stored = 2 * 4 * numbers * (chunk or kept) // shards * products
     store = stored <= GRAM_BYTES
     per_product = FORWARD if store else FORWARD_BACKWARD

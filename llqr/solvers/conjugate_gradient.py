@@ -8,6 +8,9 @@ their factors, exactly) quadratic along d:
 For linear structures one product per iteration serves both α and the new r. For the others (Kronecker,
 EKFAC, low-rank with a learned projection) the same α is a Gauss-Newton guess in factor space: a second
 product evaluates m there, and α shrinks by 4 while m would rise.
+
+All products, the first evaluation included, are taken at one place in one loop: where a fit is compiled, the
+network's derivatives are most of the program, and each place would hold a copy of them.
 """
 
 from __future__ import annotations
@@ -41,33 +44,63 @@ class _Point(NamedTuple):
     gradient: BlockFactors
 
 
-class _State(NamedTuple):
-    step: Array
-    products: Array
-    point: _Point
-    direction: BlockFactors
-    status: Array
-    block_finite: dict[str, Array]
-
-
-class _Trial(NamedTuple):
-    """One candidate along the direction, for structures that are not linear in their factors."""
-
-    tries: Array
-    length: Array
-    factors: BlockFactors
-    residual: Tensors
-    objective: Array
-
-
 class _Line(NamedTuple):
     """m along the direction: m + length · slope + ½ length² · ⟨D, (C + λI) D⟩."""
 
-    curved: Tensors  # (C + λI) D
     slope: Array  # ⟨D, r⟩
     length: Array  # α, 0 unless the curvature is positive
     positive: Array
     finite: Array
+
+
+class _State(NamedTuple):
+    """Between two products.
+
+    Attributes:
+        step: iterations done, −1 before the first evaluation.
+        products: products spent.
+        start: objective, squared gradient norm and, for bounded structures, residual at the start.
+        point: the best point.
+        direction: d.
+        norm2: of the gradient in the factors that d was made from.
+        line: m along d, once measured.
+        measuring: is the next product (C + λI) D, rather than one at a trial point.
+        length: where the trial point lies on the line.
+        tries: trial points of this line.
+        status: see :class:`Status`.
+        block_finite: by block, whether the last trial's numbers were finite.
+    """
+
+    step: Array
+    products: Array
+    start: tuple[Array, Array, Tensors]
+    point: _Point
+    direction: BlockFactors
+    norm2: Array
+    line: _Line
+    measuring: Array
+    length: Array
+    tries: Array
+    status: Array
+    block_finite: dict[str, Array]
+
+
+class _Outcome(NamedTuple):
+    """What one product showed.
+
+    Attributes:
+        factors: of the candidate.
+        objective: m there.
+        residual: r there.
+        line: m along the direction.
+        complete: does the candidate end the iteration, whether it is good or bad.
+    """
+
+    factors: BlockFactors
+    objective: Array
+    residual: Tensors
+    line: _Line
+    complete: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,68 +126,87 @@ class ConjugateGradient(AbstractInnerSolver):
     def solve(self, problem: FactorProblem, factors: BlockFactors) -> SolverResult:
         """Iterate; see :class:`AbstractInnerSolver`."""
         problem, unit = problem.normalised()
-        backend, inputs, like = problem.backend, problem.inputs(), first_factor(factors)
-        objective, gradient, residual = problem.evaluate(inputs, factors)
-        start = _Point(factors, objective, residual, gradient)
-        first_norm2 = dot_factors(gradient, gradient)
-        block_finite = problem.finite_blocks(gradient)
-        finite = backend.isfinite(objective) & all_true(block_finite)
-        vanished = first_norm2 == 0.0
-        status = backend.where(
-            vanished, code(backend, Status.CONVERGED, like), code(backend, Status.RUNNING, like)
-        )
-        status = backend.where(finite, status, code(backend, Status.NOT_FINITE, like))
+        backend, inputs = problem.backend, problem.inputs()
         final = backend.while_loop(
             lambda state: state.status == int(Status.RUNNING),
-            lambda state: self._iterate(problem, inputs, state, first_norm2),
-            _State(
-                step=backend.integer(0, like),
-                products=backend.integer(1, like),
-                point=start,
-                direction=map_factors(lambda leaf: -leaf, gradient),
-                status=status,
-                block_finite=block_finite,
-            ),
+            lambda state: self._advance(problem, inputs, state),
+            _before_the_start(problem, factors),
         )
+        objective_start = final.start[0]
         if problem.bounded:
-            final = _bound(problem, inputs, start, final)
+            final = _bound(problem, inputs, factors, final)
         return SolverResult(
             factors=final.point.factors,
             status=final.status,
-            objective_start=start.objective * unit,
+            objective_start=objective_start * unit,
             objective=final.point.objective * unit,
             steps=final.step,
             products=final.products,
-            rises=backend.integer(0, like),
+            rises=0 * final.step,
             block_finite=final.block_finite,
         )
 
-    def _iterate(
-        self, problem: FactorProblem, inputs: dict[str, Array], state: _State, first_norm2: Array
-    ) -> _State:
+    def _advance(self, problem: FactorProblem, inputs: dict[str, Array], state: _State) -> _State:
+        """Take one product and what follows from it."""
         backend, old = problem.backend, state.point
-        line = _measure(problem, inputs, state)
-        if problem.linear_in_factors:
-            new = _exact(problem, inputs, state, line)
-            products = state.products + 1
-        else:
-            new, tries = _search(problem, inputs, state, line.length)
-            products = state.products + 1 + tries
-        in_factors = problem.finite_blocks(new.factors)
-        in_gradient = problem.finite_blocks(new.gradient)
+
+        def tangent(direction: BlockFactors) -> tuple[BlockFactors, Tensors]:
+            return old.factors, problem.step_tangent(inputs, old.factors, direction)
+
+        def trial(direction: BlockFactors) -> tuple[BlockFactors, Tensors]:
+            factors = map_factors(lambda f, d: f + state.length * d, old.factors, direction)
+            return factors, problem.step(inputs, factors)
+
+        factors, vector = backend.cond(state.measuring, tangent, trial, state.direction)
+        outcome = backend.cond(
+            state.measuring,
+            lambda found: _measured(problem, state, *found),
+            lambda found: _tried(problem, state, *found),
+            (factors, vector, problem.model.product(vector)),
+        )
+        state = state._replace(products=state.products + 1)
+        return backend.cond(
+            outcome.complete,
+            lambda found: self._completed(problem, inputs, state, found),
+            lambda found: _continued(backend, state, found),
+            outcome,
+        )
+
+    def _completed(
+        self, problem: FactorProblem, inputs: dict[str, Array], state: _State, found: _Outcome
+    ) -> _State:
+        """Return the state after an iteration: the candidate is taken or the search ends."""
+        backend, old, starting = problem.backend, state.point, state.step < 0
+        gradient = problem.gradient(inputs, found.factors, found.residual)
+        new = _Point(found.factors, found.objective, found.residual, gradient)
+        in_factors, in_gradient = (problem.finite_blocks(x) for x in (new.factors, gradient))
         block_finite = {name: in_factors[name] & in_gradient[name] for name in in_factors}
-        finite = line.finite & backend.isfinite(new.objective) & all_true(block_finite)
-        accept = finite & line.positive & (new.objective <= old.objective)
-        norm2 = dot_factors(new.gradient, new.gradient)
-        old_norm2 = dot_factors(old.gradient, old.gradient)
-        beta = backend.maximum((norm2 - dot_factors(new.gradient, old.gradient)) / old_norm2, 0.0)
+        finite = found.line.finite & backend.isfinite(new.objective) & all_true(block_finite)
+        accept = finite & found.line.positive & (new.objective <= old.objective)
+        norm2 = dot_factors(gradient, gradient)
+        turned = norm2 - dot_factors(gradient, old.gradient)
+        one = backend.ones((), norm2)
+        # At the start there is no direction yet to be multiplied.
+        beta = backend.maximum(turned / backend.where(starting, one, state.norm2), 0.0)
+        objective, first_norm2, residual = state.start
         small = norm2 <= self.tolerance**2 * first_norm2
-        return _State(
-            step=backend.where(accept, state.step + 1, state.step),
-            products=products,
-            point=backend.select(accept, new, old),
-            direction=map_factors(lambda g, d: beta * d - g, new.gradient, state.direction),
-            status=self._status(problem.backend, state, line, (finite, accept, small)),
+        return state._replace(
+            step=backend.where(accept | starting, state.step + 1, state.step),
+            start=(
+                backend.where(starting, new.objective, objective),
+                backend.where(starting, norm2, first_norm2),
+                {
+                    name: backend.where(starting, new.residual[name], value)
+                    for name, value in residual.items()
+                },
+            ),
+            # What the start is like is known whether or not it is finite.
+            point=backend.select(accept | starting, new, old),
+            direction=map_factors(lambda g, d: beta * d - g, gradient, state.direction),
+            norm2=norm2,
+            line=found.line,
+            measuring=starting | ~starting,
+            status=self._status(backend, state, found.line, (finite, accept, small)),
             block_finite=block_finite,
         )
 
@@ -165,7 +217,7 @@ class ConjugateGradient(AbstractInnerSolver):
         (finite, accept, small), like, objective = flags, state.step, state.point.objective
         # A decrease that the dtype cannot resolve: there is nothing left to gain.
         unresolved = machine_epsilon(objective) * abs(objective)
-        negligible = 0.5 * abs(line.length * line.slope) <= unresolved
+        negligible = (state.step >= 0) & (0.5 * abs(line.length * line.slope) <= unresolved)
         status = code(backend, Status.RUNNING, like)
         for condition, outcome in (
             (state.step + 1 >= self.steps, Status.FINISHED),
@@ -178,55 +230,77 @@ class ConjugateGradient(AbstractInnerSolver):
         return status
 
 
-def _measure(problem: FactorProblem, inputs: dict[str, Array], state: _State) -> _Line:
-    """Return slope, curvature and best length along the direction: one product."""
-    backend = problem.backend
-    moved = problem.step_tangent(inputs, state.point.factors, state.direction)  # D
-    curved = problem.model.product(moved)  # (C + λI) D
-    slope, curvature = tensors.dot(moved, state.point.residual), tensors.dot(moved, curved)
+def _before_the_start(problem: FactorProblem, factors: BlockFactors) -> _State:
+    """Return a state whose next product evaluates m at the factors, as the only trial on its line."""
+    backend, like = problem.backend, first_factor(factors)
+    zero, count = backend.zeros((), like), backend.integer(0, like)
+    true = count == count
+    nothing = map_factors(lambda leaf: 0.0 * leaf, factors)
+    residual = tensors.scale(0.0, problem.model.gradient)
+    return _State(
+        step=count - 1,
+        products=count,
+        start=(zero, zero, residual if problem.bounded else {}),
+        point=_Point(factors, zero + float("inf"), residual, nothing),
+        direction=nothing,
+        norm2=zero,
+        line=_Line(zero, zero, true, true),
+        measuring=~true,
+        length=zero,
+        tries=count + _TRIES - 1,
+        status=code(backend, Status.RUNNING, like),
+        block_finite={block.name: true for block in problem.blocks},
+    )
+
+
+def _measured(
+    problem: FactorProblem, state: _State, factors: BlockFactors, moved: Tensors, curved: Tensors
+) -> _Outcome:
+    """Return slope, curvature and best length along the direction from D and (C + λI) D.
+
+    Where the structures are linear, the minimiser along the line as well.
+    """
+    backend, old = problem.backend, state.point
+    slope, curvature = tensors.dot(moved, old.residual), tensors.dot(moved, curved)
     # What rounding leaves of ⟨D, (C + λI) D⟩ where the exact value is zero.
     error = tensors.norm(backend, moved) * tensors.norm(backend, curved)
     error = machine_epsilon(error) * error
     positive = curvature > error
     safe = backend.where(positive, curvature, backend.ones((), curvature))
     length = backend.where(positive, -slope / safe, backend.zeros((), slope))
-    return _Line(curved, slope, length, positive, backend.isfinite(error + length))
+    line = _Line(slope, length, positive, backend.isfinite(error + length))
+    if not problem.linear_in_factors:
+        # A line that leads nowhere ends the search; its curvature tells which block is not finite.
+        return _Outcome(factors, old.objective, curved, line, ~(line.finite & line.positive))
+    factors = map_factors(lambda f, d: f + length * d, factors, state.direction)
+    residual = tensors.add_scaled(old.residual, length, curved)
+    objective = old.objective + 0.5 * length * slope
+    return _Outcome(factors, objective, residual, line, positive == positive)
 
 
-def _exact(problem: FactorProblem, inputs: dict[str, Array], state: _State, line: _Line) -> _Point:
-    """Return the minimiser along the line, where the structures are linear: no product."""
-    old = state.point
-    factors = map_factors(lambda f, d: f + line.length * d, old.factors, state.direction)
-    residual = tensors.add_scaled(old.residual, line.length, line.curved)
-    objective = old.objective + 0.5 * line.length * line.slope
-    return _Point(factors, objective, residual, problem.gradient(inputs, factors, residual))
+def _tried(
+    problem: FactorProblem, state: _State, factors: BlockFactors, step: Tensors, curved: Tensors
+) -> _Outcome:
+    """Return m at a trial point from δ and (C + λI) δ."""
+    residual = tensors.add(problem.model.gradient, curved)
+    objective = problem.model.value(step, residual)
+    enough = (objective <= state.point.objective) | (state.tries + 1 >= _TRIES)
+    return _Outcome(factors, objective, residual, state.line, enough)
 
 
-def _search(
-    problem: FactorProblem, inputs: dict[str, Array], state: _State, length: Array
-) -> tuple[_Point, Array]:
-    """Shrink the length until the objective does not rise; return the point and the products spent."""
-    backend, old = problem.backend, state.point
-
-    def attempt(trial: _Trial) -> _Trial:
-        factors = map_factors(lambda f, d: f + trial.length * d, old.factors, state.direction)
-        step = problem.step(inputs, factors)
-        residual = problem.model.residual(step)
-        objective = problem.model.value(step, residual)
-        return _Trial(trial.tries + 1, trial.length * _SHRINK, factors, residual, objective)
-
-    untried = backend.asarray(float("inf"), old.objective)
-    last = backend.while_loop(
-        lambda trial: (~(trial.objective <= old.objective)) & (trial.tries < _TRIES),
-        attempt,
-        _Trial(backend.integer(0, length), length, old.factors, old.residual, untried),
+def _continued(backend: Backend, state: _State, found: _Outcome) -> _State:
+    """Return the state before a trial: the first on a line at its best length, the next one nearer by."""
+    zero = 0 * state.tries
+    return state._replace(
+        line=found.line,
+        measuring=zero != zero,
+        length=backend.where(state.measuring, found.line.length, _SHRINK * state.length),
+        tries=backend.where(state.measuring, zero, state.tries + 1),
     )
-    gradient = problem.gradient(inputs, last.factors, last.residual)
-    return _Point(last.factors, last.objective, last.residual, gradient), last.tries
 
 
 def _bound(
-    problem: FactorProblem, inputs: dict[str, Array], start: _Point, final: _State
+    problem: FactorProblem, inputs: dict[str, Array], factors: BlockFactors, final: _State
 ) -> _State:
     """Return the admissible factors nearest to the final ones, m no higher than at the start.
 
@@ -236,28 +310,28 @@ def _bound(
     Returns:
         The state with admissible factors, one product later.
     """
-    backend = problem.backend
+    backend, (start, _, start_residual) = problem.backend, final.start
     projected = problem.project(final.point.factors)
     objective, gradient, residual = problem.evaluate(inputs, projected)
     point = _Point(projected, objective, residual, gradient)
     if problem.linear_in_factors:
-        way = map_factors(lambda new, old: new - old, projected, start.factors)
-        moved = problem.step_tangent(inputs, start.factors, way)
-        slope = tensors.dot(moved, start.residual)
+        way = map_factors(lambda new, old: new - old, projected, factors)
+        moved = problem.step_tangent(inputs, factors, way)
+        slope = tensors.dot(moved, start_residual)
         curvature = tensors.dot(moved, residual) - slope
         share = share_of_way(backend, slope, curvature)
         between = _Point(
-            map_factors(lambda old, d: old + share * d, start.factors, way),
-            start.objective + share * (slope + 0.5 * share * curvature),
+            map_factors(lambda old, d: old + share * d, factors, way),
+            start + share * (slope + 0.5 * share * curvature),
             residual,
             gradient,
         )
-        point = backend.select(objective <= start.objective, point, between)
-    keep = backend.isfinite(point.objective) & (point.objective <= start.objective)
+        point = backend.select(objective <= start, point, between)
+    keep = backend.isfinite(point.objective) & (point.objective <= start)
     failed = final.status == int(Status.NOT_FINITE)
     rose = code(backend, Status.OBJECTIVE_ROSE, final.step)
     return final._replace(
         products=final.products + 1,
-        point=backend.select(keep, point, start),
+        point=backend.select(keep, point, _Point(factors, start, residual, gradient)),
         status=backend.where(keep | failed, final.status, rose),
     )
