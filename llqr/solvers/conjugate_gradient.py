@@ -16,7 +16,6 @@ network's derivatives are most of the program, and each place would hold a copy 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from llqr import tensors
 from llqr._checks import check_fraction, check_positive_int
@@ -29,78 +28,18 @@ from llqr.solvers.base import (
     code,
     share_of_way,
 )
-from llqr.solvers.problem import FactorProblem, dot_factors, first_factor, map_factors
+from llqr.solvers.line_search import (
+    Line,
+    Outcome,
+    Point,
+    State,
+    before_the_start,
+    continued,
+    measured,
+    tried,
+)
+from llqr.solvers.problem import FactorProblem, dot_factors, map_factors
 from llqr.structures.blocks import BlockFactors
-
-_SHRINK, _TRIES = 0.25, 8
-
-
-class _Point(NamedTuple):
-    """Factors, and m with its two gradients there."""
-
-    factors: BlockFactors
-    objective: Array
-    residual: Tensors
-    gradient: BlockFactors
-
-
-class _Line(NamedTuple):
-    """m along the direction: m + length · slope + ½ length² · ⟨D, (C + λI) D⟩."""
-
-    slope: Array  # ⟨D, r⟩
-    length: Array  # α, 0 unless the curvature is positive
-    positive: Array
-    finite: Array
-
-
-class _State(NamedTuple):
-    """Between two products.
-
-    Attributes:
-        step: iterations done, −1 before the first evaluation.
-        products: products spent.
-        start: objective, squared gradient norm and, for bounded structures, residual at the start.
-        point: the best point.
-        direction: d.
-        norm2: of the gradient in the factors that d was made from.
-        line: m along d, once measured.
-        measuring: is the next product (C + λI) D, rather than one at a trial point.
-        length: where the trial point lies on the line.
-        tries: trial points of this line.
-        status: see :class:`Status`.
-        block_finite: by block, whether the last trial's numbers were finite.
-    """
-
-    step: Array
-    products: Array
-    start: tuple[Array, Array, Tensors]
-    point: _Point
-    direction: BlockFactors
-    norm2: Array
-    line: _Line
-    measuring: Array
-    length: Array
-    tries: Array
-    status: Array
-    block_finite: dict[str, Array]
-
-
-class _Outcome(NamedTuple):
-    """What one product showed.
-
-    Attributes:
-        factors: of the candidate.
-        objective: m there.
-        residual: r there.
-        line: m along the direction.
-        complete: does the candidate end the iteration, whether it is good or bad.
-    """
-
-    factors: BlockFactors
-    objective: Array
-    residual: Tensors
-    line: _Line
-    complete: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +69,7 @@ class ConjugateGradient(AbstractInnerSolver):
         final = backend.while_loop(
             lambda state: state.status == int(Status.RUNNING),
             lambda state: self._advance(problem, inputs, state),
-            _before_the_start(problem, factors),
+            before_the_start(problem, factors),
         )
         objective_start = final.start[0]
         if problem.bounded:
@@ -146,7 +85,7 @@ class ConjugateGradient(AbstractInnerSolver):
             block_finite=final.block_finite,
         )
 
-    def _advance(self, problem: FactorProblem, inputs: dict[str, Array], state: _State) -> _State:
+    def _advance(self, problem: FactorProblem, inputs: dict[str, Array], state: State) -> State:
         """Take one product and what follows from it."""
         backend, old = problem.backend, state.point
 
@@ -160,25 +99,25 @@ class ConjugateGradient(AbstractInnerSolver):
         factors, vector = backend.cond(state.measuring, tangent, trial, state.direction)
         outcome = backend.cond(
             state.measuring,
-            lambda found: _measured(problem, state, *found),
-            lambda found: _tried(problem, state, *found),
+            lambda found: measured(problem, state, *found),
+            lambda found: tried(problem, state, *found),
             (factors, vector, problem.model.product(vector)),
         )
         state = state._replace(products=state.products + 1)
         return backend.cond(
             outcome.complete,
             lambda found: self._completed(problem, inputs, state, found),
-            lambda found: _continued(backend, state, found),
+            lambda found: continued(backend, state, found),
             outcome,
         )
 
     def _completed(
-        self, problem: FactorProblem, inputs: dict[str, Array], state: _State, found: _Outcome
-    ) -> _State:
+        self, problem: FactorProblem, inputs: dict[str, Array], state: State, found: Outcome
+    ) -> State:
         """Return the state after an iteration: the candidate is taken or the search ends."""
         backend, old, starting = problem.backend, state.point, state.step < 0
         gradient = problem.gradient(inputs, found.factors, found.residual)
-        new = _Point(found.factors, found.objective, found.residual, gradient)
+        new = Point(found.factors, found.objective, found.residual, gradient)
         in_factors, in_gradient = (problem.finite_blocks(x) for x in (new.factors, gradient))
         block_finite = {name: in_factors[name] & in_gradient[name] for name in in_factors}
         finite = found.line.finite & backend.isfinite(new.objective) & all_true(block_finite)
@@ -205,13 +144,13 @@ class ConjugateGradient(AbstractInnerSolver):
             direction=map_factors(lambda g, d: beta * d - g, gradient, state.direction),
             norm2=norm2,
             line=found.line,
-            measuring=starting | ~starting,
+            measuring=starting | ~starting,  # true, as an array
             status=self._status(backend, state, found.line, (finite, accept, small)),
             block_finite=block_finite,
         )
 
     def _status(
-        self, backend: Backend, state: _State, line: _Line, flags: tuple[Array, Array, Array]
+        self, backend: Backend, state: State, line: Line, flags: tuple[Array, Array, Array]
     ) -> Array:
         """Return the status after one iteration; later assignments take precedence."""
         (finite, accept, small), like, objective = flags, state.step, state.point.objective
@@ -230,78 +169,9 @@ class ConjugateGradient(AbstractInnerSolver):
         return status
 
 
-def _before_the_start(problem: FactorProblem, factors: BlockFactors) -> _State:
-    """Return a state whose next product evaluates m at the factors, as the only trial on its line."""
-    backend, like = problem.backend, first_factor(factors)
-    zero, count = backend.zeros((), like), backend.integer(0, like)
-    true = count == count
-    nothing = map_factors(lambda leaf: 0.0 * leaf, factors)
-    residual = tensors.scale(0.0, problem.model.gradient)
-    return _State(
-        step=count - 1,
-        products=count,
-        start=(zero, zero, residual if problem.bounded else {}),
-        point=_Point(factors, zero + float("inf"), residual, nothing),
-        direction=nothing,
-        norm2=zero,
-        line=_Line(zero, zero, true, true),
-        measuring=~true,
-        length=zero,
-        tries=count + _TRIES - 1,
-        status=code(backend, Status.RUNNING, like),
-        block_finite={block.name: true for block in problem.blocks},
-    )
-
-
-def _measured(
-    problem: FactorProblem, state: _State, factors: BlockFactors, moved: Tensors, curved: Tensors
-) -> _Outcome:
-    """Return slope, curvature and best length along the direction from D and (C + λI) D.
-
-    Where the structures are linear, the minimiser along the line as well.
-    """
-    backend, old = problem.backend, state.point
-    slope, curvature = tensors.dot(moved, old.residual), tensors.dot(moved, curved)
-    # What rounding leaves of ⟨D, (C + λI) D⟩ where the exact value is zero.
-    error = tensors.norm(backend, moved) * tensors.norm(backend, curved)
-    error = machine_epsilon(error) * error
-    positive = curvature > error
-    safe = backend.where(positive, curvature, backend.ones((), curvature))
-    length = backend.where(positive, -slope / safe, backend.zeros((), slope))
-    line = _Line(slope, length, positive, backend.isfinite(error + length))
-    if not problem.linear_in_factors:
-        # A line that leads nowhere ends the search; its curvature tells which block is not finite.
-        return _Outcome(factors, old.objective, curved, line, ~(line.finite & line.positive))
-    factors = map_factors(lambda f, d: f + length * d, factors, state.direction)
-    residual = tensors.add_scaled(old.residual, length, curved)
-    objective = old.objective + 0.5 * length * slope
-    return _Outcome(factors, objective, residual, line, positive == positive)
-
-
-def _tried(
-    problem: FactorProblem, state: _State, factors: BlockFactors, step: Tensors, curved: Tensors
-) -> _Outcome:
-    """Return m at a trial point from δ and (C + λI) δ."""
-    residual = tensors.add(problem.model.gradient, curved)
-    objective = problem.model.value(step, residual)
-    enough = (objective <= state.point.objective) | (state.tries + 1 >= _TRIES)
-    return _Outcome(factors, objective, residual, state.line, enough)
-
-
-def _continued(backend: Backend, state: _State, found: _Outcome) -> _State:
-    """Return the state before a trial: the first on a line at its best length, the next one nearer by."""
-    zero = 0 * state.tries
-    return state._replace(
-        line=found.line,
-        measuring=zero != zero,
-        length=backend.where(state.measuring, found.line.length, _SHRINK * state.length),
-        tries=backend.where(state.measuring, zero, state.tries + 1),
-    )
-
-
 def _bound(
-    problem: FactorProblem, inputs: dict[str, Array], factors: BlockFactors, final: _State
-) -> _State:
+    problem: FactorProblem, inputs: dict[str, Array], factors: BlockFactors, final: State
+) -> State:
     """Return the admissible factors nearest to the final ones, m no higher than at the start.
 
     From the start towards the projected factors m is a parabola (for linear structures) that both
@@ -313,14 +183,14 @@ def _bound(
     backend, (start, _, start_residual) = problem.backend, final.start
     projected = problem.project(final.point.factors)
     objective, gradient, residual = problem.evaluate(inputs, projected)
-    point = _Point(projected, objective, residual, gradient)
+    point = Point(projected, objective, residual, gradient)
     if problem.linear_in_factors:
         way = map_factors(lambda new, old: new - old, projected, factors)
         moved = problem.step_tangent(inputs, factors, way)
         slope = tensors.dot(moved, start_residual)
         curvature = tensors.dot(moved, residual) - slope
         share = share_of_way(backend, slope, curvature)
-        between = _Point(
+        between = Point(
             map_factors(lambda old, d: old + share * d, factors, way),
             start + share * (slope + 0.5 * share * curvature),
             residual,
@@ -332,6 +202,6 @@ def _bound(
     rose = code(backend, Status.OBJECTIVE_ROSE, final.step)
     return final._replace(
         products=final.products + 1,
-        point=backend.select(keep, point, _Point(factors, start, residual, gradient)),
+        point=backend.select(keep, point, Point(factors, start, residual, gradient)),
         status=backend.where(keep | failed, final.status, rose),
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llqr.quadratic import QuadraticModel
-from llqr.solvers import ConjugateGradient, FactorProblem, Status, conjugate_gradient
+from llqr.solvers import ConjugateGradient, FactorProblem, Status, line_search
 from llqr.structures import (
     EKFAC,
     Dense,
@@ -225,7 +225,7 @@ def test_the_length_shrinks_while_the_objective_would_rise(monkeypatch):
     assert int(result.products) == 1 + 1 + 2  # start, curvature, two trials
     np.testing.assert_allclose(result.factors["w"]["A"], 1.0 + 49.5 / 4.0, rtol=1e-13)
 
-    monkeypatch.setattr(conjugate_gradient, "_TRIES", 1)
+    monkeypatch.setattr(line_search, "_TRIES", 1)
     result = ConjugateGradient(steps=5).solve(problem, start)
     assert Status(int(result.status)) is Status.OBJECTIVE_ROSE
     assert int(result.steps) == 0 and float(result.objective) == float(result.objective_start)
