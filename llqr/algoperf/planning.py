@@ -87,9 +87,10 @@ def make_plan(
         if local * (example_bytes + 4 * numbers) > SMALL_BATCH_BYTES:
             largest = max(local // 4, 1) * shards
             if largest < kept:
-                # Whole chunks: compiled, a rest of another size would be the same program once more.
-                chunk = largest
-                kept = min(ceil(kept / chunk), examples // chunk) * chunk
+                # Equal chunks: compiled, a rest of another size would be the same program once more.
+                pieces = ceil(kept / largest)
+                chunk = ceil(kept / (pieces * shards)) * shards
+                kept = min(pieces, examples // chunk) * chunk
     stored = 2 * 4 * numbers * (chunk or kept) // shards * products
     store = stored <= GRAM_BYTES
     per_product = FORWARD if store else FORWARD_BACKWARD

@@ -117,9 +117,10 @@ IMAGES = {"output_shape": (1024, 1000), "event_axes": 1, "example_bytes": 224 * 
 
 @pytest.mark.parametrize("shards", [1, 8])
 @pytest.mark.parametrize(
-    ("examples", "shapes"), [(128, VOCABULARY), (1024, IMAGES), (72, IMAGES), (1000, IMAGES)]
+    ("examples", "shapes"), [(128, VOCABULARY), (1024, IMAGES), (248, IMAGES), (1000, IMAGES)]
 )
 def test_plans_stay_inside_memory_and_divide_among_shards(examples, shapes, shards):
+    shapes = {**shapes, "output_shape": (examples, *shapes["output_shape"][1:])}
     plan = planning.make_plan(examples=examples, products=64, shards=shards, **shapes)
     assert plan.examples % shards == 0 and 0 < plan.examples <= examples
     at_once = (plan.chunk_size or plan.examples) // shards
