@@ -1,0 +1,165 @@
+"""The linear system of the direct solve: one direction per factor, and the model along them.
+
+With δ = −Σ_j s_j d_j, where d_j = U(e_j) x, the quadratic model is m(s) = ½ sᵀHs − sᵀr,
+
+    H_jk = ⟨d_j, (C + λI) d_k⟩,   r_j = ⟨d_j, g⟩.
+
+For the Gauss-Newton family H needs forward products only (t_j = J d_j, then t_jᵀ M t_k); otherwise one
+curvature-vector product per direction. All directions are taken at unit length, so they may differ by any
+orders of magnitude: the unknowns are x_j = ‖d_j‖ s_j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llqr import tensors
+from llqr.backend import Array, Backend, Tensors
+from llqr.solvers.problem import FactorProblem
+from llqr.structures.base import identity
+from llqr.structures.blocks import Block, BlockFactors
+
+
+@dataclass(frozen=True)
+class DirectSystem:
+    """H and r for directions of unit length.
+
+    Attributes:
+        problem: the inner problem it belongs to.
+        initial: the factors before the solve.
+        start: those as s [n].
+        lengths: ‖d_j‖ [n].
+        matrix: H [n, n], without a ridge.
+        right: r [n].
+    """
+
+    problem: FactorProblem
+    initial: BlockFactors
+    start: Array
+    lengths: Array
+    matrix: Array
+    right: Array
+
+    def ridged(self, ridge: Array | float) -> Array:
+        """Return H + ρ diag H."""
+        backend = self.problem.backend
+        unit = identity(backend, self.start.shape[0], self.start)
+        return self.matrix + ridge * (unit * backend.einsum("ii->i", self.matrix))
+
+    def objective(self, matrix: Array, factors: BlockFactors) -> Array:
+        """Return ½ xᵀHx − xᵀr, for this H or one with a ridge."""
+        problem = self.problem
+        x = self.lengths * _flatten(problem.backend, problem.blocks, factors)
+        return 0.5 * (x * (matrix @ x)).sum() - (x * self.right).sum()
+
+    def factors(self, unknowns: Array) -> BlockFactors:
+        """Return the admissible factors of x [n]; directions that vanish keep the factor they had."""
+        backend = self.problem.backend
+        absent = self.lengths == 0.0
+        units = backend.where(absent, backend.ones(absent.shape, self.lengths), self.lengths)
+        return self._admissible(backend.where(absent, self.start, unknowns / units))
+
+    def lower_bounds(self) -> Array | None:
+        """Return the least x [n], −∞ where there is none; None if no structure bounds its factors."""
+        if not self.problem.bounded:
+            return None
+        backend, blocks, lengths = self.problem.backend, self.problem.blocks, self.lengths
+        nowhere = backend.zeros(lengths.shape, lengths) - float("inf")
+        lowest = _flatten(backend, blocks, self._admissible(nowhere))
+        # 0 · ∞ is not a number, and a direction without length has no bound to meet.
+        present = lengths > 0.0
+        return backend.where(present, backend.where(present, lengths, 1.0) * lowest, nowhere)
+
+    def _admissible(self, coefficients: Array) -> BlockFactors:
+        """Return the nearest factors within their bounds to s [n]."""
+        problem = self.problem
+        by_block = _unflatten(problem.backend, problem.blocks, self.initial, coefficients)
+        return problem.project(by_block)
+
+
+def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
+    """Return the system of a problem whose blocks all have few factors.
+
+    Args:
+        problem: the inner problem.
+        factors: where the solve starts.
+    """
+    backend, inputs, blocks, model = (
+        problem.backend,
+        problem.inputs(),
+        problem.blocks,
+        problem.model,
+    )
+    start = _flatten(backend, blocks, factors)
+    n = start.shape[0]
+    products = _inner_products(backend, blocks, inputs, start)
+    lengths = backend.sqrt(backend.einsum("ii->i", products))
+    safe = backend.where(lengths == 0.0, backend.ones((n,), start), lengths)
+    scale = backend.where(lengths == 0.0, lengths, 1.0 / safe)
+
+    def direction(unknowns: Array) -> Tensors:
+        tangent = _unflatten(backend, blocks, factors, unknowns * scale)
+        return tensors.scale(-1.0, problem.step_tangent(inputs, factors, tangent))
+
+    def pulled(residual: Tensors) -> Array:
+        gradient = problem.gradient(inputs, factors, residual)
+        return -scale * _flatten(backend, blocks, gradient)
+
+    if model.gram is not None:
+        gram = backend.asarray(model.gram(direction, n), scale)
+        matrix = gram + model.damping * products * scale * scale.reshape((-1, 1))
+    else:
+        rows = identity(backend, n, scale)
+        matrix = backend.map(lambda row: pulled(model.product(direction(row))), rows)
+    return DirectSystem(
+        problem=problem,
+        initial=factors,
+        start=start,
+        lengths=lengths,
+        matrix=0.5 * (matrix + matrix.T),
+        right=pulled(model.gradient),
+    )
+
+
+def _flatten(backend: Backend, blocks: Sequence[Block], factors: BlockFactors) -> Array:
+    return backend.concatenate(
+        [value.reshape((-1,)) for block in blocks for value in factors[block.name].values()]
+    )
+
+
+def _unflatten(
+    backend: Backend, blocks: Sequence[Block], like: BlockFactors, flat: Array
+) -> BlockFactors:
+    result: BlockFactors = {}
+    start = 0
+    for block in blocks:
+        own = {}
+        for name, value in like[block.name].items():
+            size = int(np.prod(value.shape))
+            part = flat[start : start + size].reshape(value.shape)
+            own[name] = backend.asarray(part, value)
+            start += size
+        result[block.name] = own
+    return result
+
+
+def _inner_products(
+    backend: Backend, blocks: Sequence[Block], inputs: dict[str, Array], like: Array
+) -> Array:
+    """Return [n, n] of ⟨d_j, d_k⟩: block-diagonal, since blocks own disjoint parameters."""
+    sizes = [block.structure.factor_count(block.block_shape) for block in blocks]
+    rows, start, total = [], 0, sum(sizes)
+    for block, size in zip(blocks, sizes, strict=True):
+        # The directions of a scalar or span are the rows of its (stacked) input.
+        directions = inputs[block.name].reshape((size, -1))
+        pieces = [
+            backend.zeros((start, size), like),
+            directions @ directions.T,
+            backend.zeros((total - start - size, size), like),
+        ]
+        rows.append(backend.concatenate(pieces).T)
+        start += size
+    return backend.concatenate(rows)
