@@ -106,7 +106,11 @@ class Preconditioner:
         return state.step >= state.next_fit
 
     def fit(
-        self, state: PreconditionerState, model: QuadraticModel, sources: Mapping[str, Tensors]
+        self,
+        state: PreconditionerState,
+        model: QuadraticModel,
+        sources: Mapping[str, Tensors],
+        partly_unseen: Mapping[str, Tensors] | None = None,
     ) -> PreconditionerState:
         """Fit the factors on one quadratic model and average them into use.
 
@@ -116,6 +120,8 @@ class Preconditioner:
             state: current state.
             model: m around the current parameters on the curvature batch, without damping.
             sources: source name ↦ vectors the structures act on (``"input"`` and those of spans).
+            partly_unseen: the same vectors had they not seen all of the model's batch
+                (:mod:`llqr.holdout`), None for no judgement by them.
 
         Returns:
             The new state. Factors stay finite: a fit that fails leaves them as they were.
@@ -126,10 +132,12 @@ class Preconditioner:
         backend, config = self.backend, self.config
         check_arrays("model.gradient", model.gradient, self.shapes)
         self._check_sources(sources, self.sources)
+        if partly_unseen is not None:
+            self._check_sources(partly_unseen, self.sources)
         damping = self._damping(model, state)
         start = state.factors if config.warm_start else self.identity(model.gradient)
         damped = model.with_damping(damping)
-        problem = FactorProblem(backend, damped, self.blocks, sources, state.ridge)
+        problem = FactorProblem(backend, damped, self.blocks, sources, state.ridge, partly_unseen)
         result = config.inner_solver.solve(problem, start)
         accepted, smoothness = self._judge(problem, result, damping, state)
         one, zero = backend.integer(1, state.step), backend.integer(0, state.step)

@@ -106,7 +106,8 @@ def step_sizes(
     solved for exactly (r as in :mod:`llqr.solvers.direct`) under C = Jᵀ(F + εI)J. The base optimizer's
     learning rate only scales a direction, and so drops out; Adam with betas 0.9 and 0.99 is the base this
     was measured with. How far the quadratic model is trusted follows the losses its steps lead to
-    (:mod:`llqr.ridge`), how long a solution is used follows how fast it moves (:mod:`llqr.intervals`).
+    (:mod:`llqr.ridge`), on examples that they were made of and on others (:mod:`llqr.holdout`); how long a
+    solution is used follows how fast it moves (:mod:`llqr.intervals`).
 
     Args:
         likelihood: loss type whose Fisher F is used, a name or a metric.
@@ -126,6 +127,7 @@ def step_sizes(
         "ema_decay": 0.5,
         "ema_debias": True,
         "growth": GROWTH,
+        "held_out": None if "inner_solver" in overrides else 1.0,
         "warm_start": True,
         "apply_to": "update",
     }

@@ -21,7 +21,9 @@ from llqr.backend import Array, Backend
 class AdaptiveRidge:
     """ρ ← ρ/c if q > ``trusted``, ρ ← c ρ if q < ``doubted``.
 
-    Costs two losses on the curvature batch, and one more for every step that is found again.
+    ρ ← c ρ as well, and the step is found again, if the loss rises: along the step itself, or along one that
+    has not seen the whole batch (:mod:`llqr.holdout`). Costs two losses on the curvature batch, three with
+    the latter, and one or two more for every step that is found again.
 
     Attributes:
         initial: ρ before the first fit, > 0.
@@ -65,20 +67,29 @@ class AdaptiveRidge:
         return -backend.maximum(-self.factor * ridge, -self.largest)
 
     def judged(
-        self, backend: Backend, ridge: Array, gain: Array, promised: Array, resolution: Array
+        self,
+        backend: Backend,
+        ridge: Array,
+        gains: tuple[Array, Array],
+        promised: Array,
+        resolution: Array,
     ) -> tuple[Array, Array]:
         """Return the next ρ, and whether the step at hand is too bad to be used.
 
         Args:
             backend: array operations.
             ridge: ρ with which the step was found.
-            gain: L(θ) − L(θ + δ), may be NaN or infinite.
+            gains: L(θ) − L(θ + δ), and the same along directions that have not seen the whole batch (or
+                once more, if there are none); may be NaN or infinite.
             promised: −m(δ).
             resolution: differences of losses below this one are rounding; such a promise says nothing.
         """
         known = promised > resolution
-        # Neither comparison holds for NaN, which is as bad as can be.
-        good, fair = gain > self.trusted * promised, gain >= self.doubted * promised
+        gain, other = gains
+        # No comparison holds for NaN, which is as bad as can be.
+        falls = (gain >= 0.0) & (other >= -resolution)
+        good = (gain > self.trusted * promised) & falls
+        fair = (gain >= self.doubted * promised) & falls
         moved = backend.where(fair, ridge, self.larger(backend, ridge))
         moved = backend.where(good, self.smaller(backend, ridge), moved)
-        return backend.where(known, moved, ridge), known & ~(gain >= 0.0)
+        return backend.where(known, moved, ridge), known & ~falls

@@ -34,6 +34,10 @@ class LLQRConfig:
         apply_to: precondition the ``"gradient"`` before the base optimizer or its ``"update"`` after.
         growth: κ ≥ 1, how many times as long as at its last fit a block's U x may become
             (:mod:`llqr.reach`); None for no bound.
+        held_out: ψ in (0, 1], share of the training gradient's examples that the batch given to a fit
+            makes up (1 if they are the same): step sizes are then also judged as if every second example
+            of the fit had not been in the gradient (:mod:`llqr.holdout`). Needs a solver that judges by the
+            loss. None for no such judgement.
         grafting: ``"none"``, or ``"norm"`` to keep the norm of what was preconditioned, per parameter.
         fold: where weights of three or more axes fold; None for the framework's convention.
     """
@@ -50,6 +54,7 @@ class LLQRConfig:
     chunk_size: int | None = None
     apply_to: Literal["gradient", "update"] = "gradient"
     growth: float | None = None  # κ
+    held_out: float | None = None  # ψ
     grafting: Literal["none", "norm"] = "none"
     fold: Fold | None = None
 
@@ -74,6 +79,7 @@ class LLQRConfig:
                 f"growth must be None or a finite number of at least 1, got {self.growth!r}; pass e.g. "
                 "growth=1.5"
             )
+        self._check_held_out()
         for name in ("ema_debias", "warm_start"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(
@@ -84,6 +90,20 @@ class LLQRConfig:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
                 )
+
+    def _check_held_out(self) -> None:
+        if self.held_out is None:
+            return
+        if not (is_number(self.held_out) and 0.0 < self.held_out <= 1.0):
+            raise ValueError(
+                f"held_out must be None or a share in (0, 1], got {self.held_out!r}; pass held_out=1.0 if "
+                "fits are given the training batch"
+            )
+        if not self.inner_solver.judges_by_loss:
+            raise ValueError(
+                f"held_out needs a solver that judges by the loss, got {self.inner_solver!r}; use "
+                "DirectSolve(relative_ridge=AdaptiveRidge()) or held_out=None"
+            )
 
     def _check_objects(self) -> None:
         """Raise unless every setting that must be an object is one.

@@ -1,5 +1,7 @@
 """The adaptive ridge: its rule, and that the solver follows it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,15 +33,31 @@ from tests.solvers.quadratics import BACKEND, Case
 )
 def test_rule(name, gain, ridge, bad):
     backend, to, back = backends.make(name)
-    arguments = (to(np.array(v)) for v in (1.0, 2.0 * gain, 2.0, 1e-6))
-    new, refused = AdaptiveRidge(initial=1.0).judged(backend, *arguments)
+    given, gain, promised, resolution = (to(np.array(v)) for v in (1.0, 2.0 * gain, 2.0, 1e-6))
+    rule = AdaptiveRidge(initial=1.0)
+    new, refused = rule.judged(backend, given, (gain, gain), promised, resolution)
+    assert float(back(new)) == ridge and bool(refused) is bad
+
+
+@pytest.mark.parametrize("name", backends.BACKENDS)
+@pytest.mark.parametrize(
+    ("other", "ridge", "bad"),
+    [(1e-3, 0.25, False), (-1e-7, 0.25, False), (-1e-3, 4.0, True), (np.nan, 4.0, True)],
+)
+def test_a_rise_on_unseen_examples_is_as_bad_as_one_on_seen_ones(name, other, ridge, bad):
+    backend, to, back = backends.make(name)
+    given, gain, other, resolution = (to(np.array(v)) for v in (1.0, 1.0, other, 1e-6))
+    rule = AdaptiveRidge(initial=1.0)
+    new, refused = rule.judged(backend, given, (gain, other), gain, resolution)
     assert float(back(new)) == ridge and bool(refused) is bad
 
 
 def test_a_promise_below_rounding_says_nothing():
     rule = AdaptiveRidge(initial=1.0)
     for gain in (-1e-9, 1e-9, np.nan):
-        new, bad = rule.judged(BACKEND, *map(np.asarray, (2.0, gain, 1e-9, 1e-8)))
+        new, bad = rule.judged(
+            BACKEND, np.asarray(2.0), (np.asarray(gain),) * 2, np.asarray(1e-9), np.asarray(1e-8)
+        )
         assert float(new) == 2.0 and not bad
 
 
@@ -107,6 +125,28 @@ def test_the_ridge_grows_until_the_loss_falls(rng):
             result.factors[block.name]["s"], constant.factors[block.name]["s"], rtol=1e-12
         )
     assert float(result.ridge) == 4.0  # that of 16 kept its promise
+
+
+def test_the_ridge_grows_until_the_unseen_loss_falls(rng):
+    """Along reversed directions, short steps alone do not raise a loss with a wall behind."""
+    case = Case(rng, Span(per="parameter"))
+    constant = DirectSolve(relative_ridge=16.0).solve(case.problem, case.start())
+    longest = tensors.norm(BACKEND, case.problem.step(case.problem.inputs(), constant.factors))
+    quadratic = true_quadratic(case, 1.0)
+
+    def loss(step):
+        backwards = tensors.dot(case.problem.model.gradient, step) > 0.0
+        if backwards:
+            return 1e9 if tensors.norm(BACKEND, step) > 1.01 * longest else 0.0
+        return quadratic(step)
+
+    reversed_sources = {key: tensors.scale(-1.0, value) for key, value in case.sources.items()}
+    problem = replace(with_loss(case, loss), partly_unseen=reversed_sources)
+    result = DirectSolve(relative_ridge=AdaptiveRidge(initial=1.0)).solve(problem, case.start())
+    for block in case.blocks:
+        np.testing.assert_allclose(
+            result.factors[block.name]["s"], constant.factors[block.name]["s"], rtol=1e-12
+        )
 
 
 def test_a_model_without_loss_is_refused(rng):

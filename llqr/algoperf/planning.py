@@ -25,6 +25,8 @@ SHARE = 16
 MIN_EVENTS = 256
 """The curvature batch holds at least so many events where the batch does."""
 FORWARD, FORWARD_BACKWARD = 2 / 3, 4 / 3
+JUDGEMENT = 7 / 2
+"""Gradients of the curvature batch beside the products: its own, again and of half of it, three losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +38,15 @@ class Plan:
         chunk_size: examples linearised at a time over all shards, None for all.
         store_tangents: build Gram matrices from stored forward products.
         cost: gradients of the whole batch that a refresh costs.
+        held_out: share of the batch's examples in the curvature batch, None where examples cannot be taken
+            from it, so that none can be held out of a gradient (:mod:`llqr.holdout`).
     """
 
     examples: int
     chunk_size: int | None
     store_tangents: bool
     cost: float
+    held_out: float | None = None
 
     def for_one_of(self, processes: int) -> Plan:
         """Return the part of one of several processes."""
@@ -98,5 +103,6 @@ def make_plan(
         examples=kept,
         chunk_size=chunk,
         store_tangents=store,
-        cost=products * per_product * kept / examples,
+        cost=(products * per_product + JUDGEMENT) * kept / examples,
+        held_out=kept / examples if sliceable else None,
     )

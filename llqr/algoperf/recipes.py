@@ -187,6 +187,7 @@ class Recipe:
             ema_decay=self.ema_decay,
             ema_debias=True,
             growth=GROWTH if self.is_span else None,
+            held_out=plan.held_out if self.is_span and plan is not None else None,
             chunk_size=None if plan is None else plan.chunk_size,
         )
 

@@ -48,6 +48,11 @@ def first_examples(batch: Any, count: int | None) -> Any:
     return _on_examples(lambda leaf: leaf[:count], batch)
 
 
+def every_second(batch: Any) -> Any:
+    """Return the examples at even positions."""
+    return _on_examples(lambda leaf: leaf[::2], batch)
+
+
 def split(batch: Any, size: int) -> tuple[tuple[Any, Callable[[Any], Any]] | None, Any]:
     """Cut a batch into equal chunks and a rest.
 

@@ -42,14 +42,17 @@ class JaxProblem:
         self._objective, self._parameters = objective, parameters
         size = batch_size(batch)
         self._stacked, self._rest = split(batch, min(chunk_size or size, size))
-        whole = self._stacked is None
-        self._whole = self._linearise(self._rest) if whole else None
+        self._whole: ForwardLinearisation | HessianLinearisation | None = None
 
     def sum_over_chunks(self, contribution: Callable[[Any], Any]) -> Any:
         """Return the sum of ``contribution(linearisation)`` over chunks."""
-        if self._whole is not None:
-            return contribution(self._whole)
-        return self._sum(lambda chunk: contribution(self._linearise(chunk)))
+        if self._stacked is not None:
+            return self._sum(lambda chunk: contribution(self._linearise(chunk)))
+        if self._whole is None:
+            # Not before: losses alone need none. The first call is quadratic_model's own, outside of loops,
+            # so that what is kept belongs to no loop's body.
+            self._whole = self._linearise(self._rest)
+        return contribution(self._whole)
 
     def loss(self, step: Tensors) -> Array:
         """Return the mean loss at θ + step."""

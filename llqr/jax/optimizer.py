@@ -21,11 +21,12 @@ from llqr import tensors
 from llqr.backend import Tensors
 from llqr.config import LLQRConfig
 from llqr.curvature import quadratic_model
+from llqr.holdout import FitBatch
 from llqr.jax.backend import JaxBackend
-from llqr.jax.batches import batch_size, first_examples
+from llqr.jax.batches import batch_size, every_second, first_examples
 from llqr.jax.convolutions import with_fast_convolutions
 from llqr.jax.layout import check_layout, check_sources, make_preconditioner
-from llqr.jax.linearise import linearise
+from llqr.jax.linearise import JaxProblem, linearise
 from llqr.jax.naming import Naming, has_masked, like_tree, unmask
 from llqr.jax.objective import LossFn, OutputsFn, WeightsFn
 from llqr.preconditioner import Preconditioner
@@ -143,10 +144,25 @@ class _Wrapper:
         gradient = naming.flatten(updates, "updates")
         finite = tensors.all_finite(self.backend, gradient)
 
+        def updated(steered: Tensors) -> tuple[dict[str, Tensors], Any, Any]:
+            """Return what the base optimizer makes of a gradient: sources, its update and its state."""
+            own = updates if steered is gradient else like_tree(steered, updates)
+            result, base = self.base.update(own, state.base, params, **extra_args)
+            step = tensors.scale(-1.0, naming.flatten(result, "base update"))
+            return {"input": step, "update": step, "gradient": steered}, result, base
+
         def precondition(sources: dict[str, Tensors]) -> tuple[Tensors, PreconditionerState]:
             def fit(old: PreconditionerState) -> PreconditionerState:
-                model = self._model(params, full_params, batch)
-                return fitted(preconditioner, old, model, sources)
+                fit_batch = self._fit_batch(params, full_params, batch)
+                model = quadratic_model(self.config.curvature, fit_batch.problem)
+                if self.config.apply_to == "gradient":
+                    # U is fitted to act on gradients of this batch.
+                    own, seen = _as_sources(model.gradient), fit_batch.seen_gradient(model.gradient)
+                    unseen = None if seen is None else _as_sources(seen)
+                else:
+                    own, steered = sources, fit_batch.partly_unseen(gradient, model.gradient)
+                    unseen = None if steered is None else updated(steered)[0]
+                return fitted(preconditioner, old, model, own, unseen)
 
             due = finite & preconditioner.is_due(state.preconditioner)
             refresh = with_fast_convolutions(fit)
@@ -154,13 +170,12 @@ class _Wrapper:
             return preconditioner.precondition(fresh, sources)
 
         if self.config.apply_to == "gradient":
-            steered, inner = precondition({"input": gradient, "gradient": gradient})
+            steered, inner = precondition(_as_sources(gradient))
             steered = like_tree(steered, updates)
             result, base = self.base.update(steered, state.base, params, **extra_args)
         else:
-            result, base = self.base.update(updates, state.base, params, **extra_args)
-            step = tensors.scale(-1.0, naming.flatten(result, "base update"))
-            steered, inner = precondition({"input": step, "update": step, "gradient": gradient})
+            sources, result, base = updated(gradient)
+            steered, inner = precondition(sources)
             result = like_tree(tensors.scale(-1.0, steered), result)
         new = LLQRState(preconditioner.advance(inner), base, state.skipped)
         # Factors change in fits alone, which a gradient that is not finite has ruled out already.
@@ -169,25 +184,30 @@ class _Wrapper:
         zeros = jax.tree.map(jnp.zeros_like, result)
         return self.backend.select(finite, (result, new), (zeros, old))
 
-    def _model(self, params: Any, full_params: Any, batch: Any) -> QuadraticModel:
-        """Return the quadratic model around the parameters on the curvature batch."""
+    def _fit_batch(self, params: Any, full_params: Any, batch: Any) -> FitBatch:
         config = self.config
 
         def outputs_fn(visible: Any, chunk: Any) -> Any:
             whole = visible if full_params is None else unmask(visible, full_params)
             return self.outputs_fn(whole, chunk)
 
-        problem = linearise(
-            outputs_fn,
-            self.loss_fn,
-            params,
-            first_examples(batch, config.curvature_batch_size),
-            curvature=config.curvature,
-            weights_fn=self.weights_fn,
-            chunk_size=config.chunk_size,
-            backend=self.backend,
-        )
-        return quadratic_model(config.curvature, problem)
+        def problem(examples: Any) -> JaxProblem:
+            return linearise(
+                outputs_fn,
+                self.loss_fn,
+                params,
+                examples,
+                curvature=config.curvature,
+                weights_fn=self.weights_fn,
+                chunk_size=config.chunk_size,
+                backend=self.backend,
+            )
+
+        chosen = first_examples(batch, config.curvature_batch_size)
+        if config.held_out is None:
+            return FitBatch(problem(chosen))
+        part = batch_size(chosen) / batch_size(batch)
+        return FitBatch(problem(chosen), problem(every_second(chosen)), part * config.held_out)
 
 
 def fitted(
@@ -195,6 +215,7 @@ def fitted(
     state: PreconditionerState,
     model: QuadraticModel,
     sources: dict[str, Tensors],
+    unseen: dict[str, Tensors] | None = None,
 ) -> PreconditionerState:
     """Return the state after a fit, in the dtypes it had.
 
@@ -202,13 +223,15 @@ def fitted(
         preconditioner: what is fitted.
         state: state before.
         model: quadratic model on the curvature batch.
-        sources: what will be preconditioned. In gradient mode the model's own gradient takes its place:
-            U is fitted to act on gradients of this batch.
+        sources: what U is fitted on.
+        unseen: the same had it not seen the whole batch, None for no judgement by it.
     """
-    if "update" not in sources:
-        sources = {"input": model.gradient, "gradient": model.gradient}
-    new = preconditioner.fit(state, model, sources)
+    new = preconditioner.fit(state, model, sources, unseen)
     return jax.tree.map(lambda value, old: value.astype(old.dtype), new, state)
+
+
+def _as_sources(gradient: Tensors) -> dict[str, Tensors]:
+    return {"input": gradient, "gradient": gradient}
 
 
 def check_arguments(params: Any, batch: Any, full_params: Any) -> None:

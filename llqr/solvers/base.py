@@ -124,6 +124,11 @@ class AbstractInnerSolver(abc.ABC):
         """ρ before the first fit, of a solver that adapts it."""
         return 0.0
 
+    @property
+    def judges_by_loss(self) -> bool:
+        """Does the solver compare losses at the steps it finds."""
+        return False
+
     def check(self, blocks: Sequence[Block]) -> None:  # noqa: B027 - most solvers serve all blocks
         """Raise if this solver cannot serve these blocks.
 

@@ -54,6 +54,11 @@ class DirectSolve(AbstractInnerSolver):
         rule = self.relative_ridge
         return rule.initial if isinstance(rule, AdaptiveRidge) else float(rule)
 
+    @property
+    def judges_by_loss(self) -> bool:
+        """Does the ridge adapt."""
+        return isinstance(self.relative_ridge, AdaptiveRidge)
+
     def check(self, blocks: Sequence[Block]) -> None:
         """Raise unless every block has few factors.
 
@@ -71,7 +76,8 @@ class DirectSolve(AbstractInnerSolver):
     def solve(self, problem: FactorProblem, factors: BlockFactors) -> SolverResult:
         """Assemble H and r and solve; see :class:`AbstractInnerSolver`.
 
-        While the step of an adaptive ridge raises the loss, the ridge grows and the system is solved again.
+        While the step of an adaptive ridge raises the loss, or would if its direction had not seen the whole
+        batch, the ridge grows and the system is solved again.
 
         Returns:
             The result, with the next ridge if that adapts.
@@ -96,7 +102,7 @@ class DirectSolve(AbstractInnerSolver):
             )
         if ridge is None:
             ridge = backend.asarray(rule.initial, system.start)
-        inputs = problem.inputs()
+        inputs, unseen = problem.inputs(), problem.partly_unseen_inputs()
         before = loss_at(tensors.scale(0.0, problem.step(inputs, system.initial)))
         resolution = rounding(before) * abs(before)
 
@@ -108,7 +114,8 @@ class DirectSolve(AbstractInnerSolver):
             found = self._with_ridge(system, used).factors
             gain = before - loss_at(problem.step(inputs, found))
             promised = -system.objective(system.matrix, found)
-            following, bad = rule.judged(backend, used, gain, promised, resolution)
+            other = gain if unseen is None else before - loss_at(problem.step(unseen, found))
+            following, bad = rule.judged(backend, used, (gain, other), promised, resolution)
             return used, following, bad & (used < following)
 
         yes = backend.integer(0, before) == 0

@@ -21,6 +21,8 @@ class FactorProblem:
         blocks: the blocks of the network.
         sources: the vectors structures act on, by source name.
         ridge: ρ from the last fit, for a solver that adapts it.
+        partly_unseen: sources that have not seen all of the model's batch (:mod:`llqr.holdout`), for a
+            solver that judges by the loss; None for none.
     """
 
     backend: Backend
@@ -28,10 +30,18 @@ class FactorProblem:
     blocks: Sequence[Block]
     sources: Mapping[str, Tensors]
     ridge: Array | None = None
+    partly_unseen: Mapping[str, Tensors] | None = None
 
     def inputs(self) -> dict[str, Array]:
         """Return −x for every block: U is linear, so δ = U(f) (−x) needs no negation later on."""
-        return {block.name: -block.gather(self.backend, self.sources) for block in self.blocks}
+        return self._negated(self.sources)
+
+    def partly_unseen_inputs(self) -> dict[str, Array] | None:
+        """Return −x of the sources that have not seen the whole batch, None if there are none."""
+        return None if self.partly_unseen is None else self._negated(self.partly_unseen)
+
+    def _negated(self, sources: Mapping[str, Tensors]) -> dict[str, Array]:
+        return {block.name: -block.gather(self.backend, sources) for block in self.blocks}
 
     @property
     def linear_in_factors(self) -> bool:

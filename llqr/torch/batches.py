@@ -31,6 +31,11 @@ def first_examples(batch: Any, count: int) -> Any:
     return _map(lambda leaf: leaf[:count] if _has_examples(leaf) else leaf, batch)
 
 
+def every_second(batch: Any) -> Any:
+    """Return the examples at even positions; a batch without a leading axis as it is."""
+    return _map(lambda leaf: leaf[::2] if _has_examples(leaf) else leaf, batch)
+
+
 def chunks(batch: Any, chunk_size: int | None) -> Iterator[Any]:
     """Yield consecutive pieces of at most ``chunk_size`` examples; the batch itself for None.
 

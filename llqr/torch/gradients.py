@@ -62,13 +62,15 @@ class ExchangedGradients:
 
 
 class Snapshot:
-    """Copies of parameters, and of a base optimizer's state if one is given."""
+    """Copies of parameters, and of a base optimizer's state and groups if one is given."""
 
     def __init__(self, parameters: Mapping[str, Tensor], base: Optimizer | None = None) -> None:
         self._parameters = parameters
         self.values = {name: value.detach().clone() for name, value in parameters.items()}
         self._base = base
-        self._state = None if base is None else _copied(base.state)
+        self._state = {} if base is None else _copied(base.state)
+        # Some optimizers count steps, or keep estimates, in their groups.
+        self._groups = [] if base is None else [_options(group) for group in base.param_groups]
 
     def restore_parameters(self) -> None:
         """Write the parameters back."""
@@ -78,9 +80,13 @@ class Snapshot:
     def restore(self) -> None:
         """Write the parameters and the base optimizer's state back."""
         self.restore_parameters()
-        if self._base is not None and self._state is not None:
+        if self._base is not None:
             self._base.state.clear()
-            self._base.state.update(self._state)
+            self._base.state.update(_copied(self._state))
+            for group, options in zip(self._base.param_groups, self._groups, strict=True):
+                for name in group.keys() - options.keys() - {"params"}:
+                    del group[name]
+                group.update(copy.deepcopy(options))
 
 
 @contextmanager
@@ -96,6 +102,10 @@ def undone_on_error(snapshot: Snapshot) -> Iterator[None]:
 def _copied(state: Mapping[Any, Any]) -> dict[Any, Any]:
     # The keys are the parameters themselves and must not be copied.
     return {parameter: copy.deepcopy(value) for parameter, value in state.items()}
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy({name: value for name, value in group.items() if name != "params"})
 
 
 def _dense(gradient: Tensor) -> Tensor:

@@ -19,12 +19,14 @@ from torch.optim import Optimizer
 from llqr.backend import Tensors
 from llqr.config import LLQRConfig
 from llqr.curvature import quadratic_model
+from llqr.holdout import FitBatch
 from llqr.preconditioner import PreconditionerState
+from llqr.quadratic import QuadraticModel
 from llqr.solvers import Status
 from llqr.torch import reporting, state
-from llqr.torch.batches import first_examples
-from llqr.torch.distributed import ProcessGroup, from_first_process, share
+from llqr.torch.distributed import ProcessGroup, from_first_process
 from llqr.torch.evaluation import LossFunction, OutputsFunction, WeightsFunction
+from llqr.torch.fit_batch import make_fit_batch
 from llqr.torch.gradients import (
     ExchangedGradients,
     Snapshot,
@@ -32,7 +34,7 @@ from llqr.torch.gradients import (
     training_gradient,
     undone_on_error,
 )
-from llqr.torch.linearise import linearise
+from llqr.torch.linearise import model_function
 from llqr.torch.membership import Membership, check_arguments
 from llqr.torch.passes import without_autocast
 from llqr.torch.wrapper import AbstractWrapper, Closure, replayed
@@ -170,12 +172,17 @@ class LLQR(AbstractWrapper):
     def _gradient_step(self, closure: Closure | None, loss: Any, batch: Any) -> None:
         """Let the base optimizer step on U g."""
         if batch is not None:
-            self._fit(batch)
+            # U is fitted to act on gradients of this batch.
+            fit_batch = self._fit_batch(batch)
+            model = self._model(fit_batch)
+            seen = fit_batch.seen_gradient(model.gradient)
+            unseen = None if seen is None else _as_sources(seen)
+            self._fit(model, _as_sources(model.gradient), unseen)
         exchanged = ExchangedGradients(self._members.parameters)
 
         def show() -> None:
             gradient = training_gradient(self._members.parameters, self._members.dtype)
-            exchanged.show(self._precondition({"input": gradient, "gradient": gradient}))
+            exchanged.show(self._precondition(_as_sources(gradient)))
 
         try:
             if closure is None:
@@ -193,26 +200,54 @@ class LLQR(AbstractWrapper):
         if closure is not None:
             # The next evaluation may zero these very tensors.
             gradient = {name: value.clone() for name, value in gradient.items()}
-        # Only a fit can fail after the base has stepped, so only then its state is copied.
+        # Only a fit can fail after the base has stepped, or tries a step, so only then its state is copied.
         before = Snapshot(members.parameters, None if batch is None else self.base_optimizer)
         with undone_on_error(before):
+            fit_batch = None if batch is None else self._fit_batch(batch)
+            unseen = None
+            if fit_batch is not None and closure is None:
+                # Before anything is linearised: the base changes parameters in place.
+                unseen = self._tried(fit_batch.partly_unseen(gradient), before)
             if closure is None:
                 self.base_optimizer.step()
             else:
                 self.base_optimizer.step(replayed(closure, loss))
-            old = before.values
-            update = {
-                name: old[name].to(members.dtype) - parameter.to(members.dtype)
-                for name, parameter in members.parameters.items()
-            }
-            sources = {"input": update, "update": update, "gradient": gradient}
-            if batch is not None:
+            sources = self._sources(before, gradient)
+            if fit_batch is not None:
                 before.restore_parameters()
-                self._fit(batch, sources)
+                self._fit(self._model(fit_batch), sources, unseen)
             moved = self._precondition(sources)
             for name, parameter in members.parameters.items():
                 if parameter.grad is not None:
-                    parameter.copy_(old[name].to(members.dtype) - moved[name])
+                    parameter.copy_(before.values[name].to(members.dtype) - moved[name])
+
+    def _tried(self, gradient: Tensors | None, before: Snapshot) -> dict[str, Tensors] | None:
+        """Return what the base optimizer would do with another gradient; nothing has changed then.
+
+        None without one, and for sparse gradients, which the other one is not.
+        """
+        if gradient is None or any(
+            value.grad is not None and value.grad.is_sparse
+            for value in self._members.parameters.values()
+        ):
+            return None
+        exchanged = ExchangedGradients(self._members.parameters)
+        exchanged.show(gradient)
+        try:
+            self.base_optimizer.step()
+            return self._sources(before, gradient)
+        finally:
+            exchanged.restore()
+            before.restore()
+
+    def _sources(self, before: Snapshot, gradient: Tensors) -> dict[str, Tensors]:
+        """Return g, and the update u that the base optimizer has just made."""
+        dtype = self._members.dtype
+        update = {
+            name: before.values[name].to(dtype) - parameter.to(dtype)
+            for name, parameter in self._members.parameters.items()
+        }
+        return {"input": update, "update": update, "gradient": gradient}
 
     def _precondition(self, sources: dict[str, Tensors]) -> Tensors:
         members = self._members
@@ -220,27 +255,26 @@ class LLQR(AbstractWrapper):
             result, self._state = members.preconditioner.precondition(self._state, sources)
         return result
 
-    def _fit(self, batch: Any, sources: dict[str, Tensors] | None = None) -> None:
-        """Fit on the sources to be preconditioned, in gradient mode on the model's own gradient."""
-        config = self.config
-        if config.curvature_batch_size is not None:
-            batch = first_examples(batch, share(config.curvature_batch_size, self.process_group))
-        problem = linearise(
+    def _fit_batch(self, batch: Any) -> FitBatch:
+        function = model_function(
             self.model,
+            self._members.parameters,
             self.loss_fn,
-            batch,
-            curvature=config.curvature,
-            outputs_fn=self.outputs_fn,
-            weights_fn=self.weights_fn,
-            chunk_size=config.chunk_size,
-            parameters=self._members.parameters,
-            process_group=self.process_group,
+            self.config.curvature,
+            self.outputs_fn,
+            self.weights_fn,
         )
+        return make_fit_batch(function, batch, self.config, self.process_group)
+
+    def _model(self, fit_batch: FitBatch) -> QuadraticModel:
         with without_autocast(self._members.like.device):
-            model = quadratic_model(config.curvature, problem)
-            if sources is None:
-                sources = {"input": model.gradient, "gradient": model.gradient}
-            fitted = self._members.preconditioner.fit(self._state, model, sources)
+            return quadratic_model(self.config.curvature, fit_batch.problem)
+
+    def _fit(
+        self, model: QuadraticModel, sources: dict[str, Tensors], unseen: dict[str, Tensors] | None
+    ) -> None:
+        with without_autocast(self._members.like.device):
+            fitted = self._members.preconditioner.fit(self._state, model, sources, unseen)
         self._take(_in_all_processes(fitted, self.process_group))
         if int(self._state.last_fit.status) == Status.NOT_FINITE:
             message = reporting.failed_fit(self.last_fit)
@@ -288,6 +322,10 @@ class LLQR(AbstractWrapper):
             self.skipped = skipped
 
         return take
+
+
+def _as_sources(gradient: Tensors) -> dict[str, Tensors]:
+    return {"input": gradient, "gradient": gradient}
 
 
 def _in_all_processes(
