@@ -9,6 +9,9 @@ example of C, and ψ the share of g's examples that are in C,
 is g with the contribution of C replaced by that of A (exact for a mean over examples, whatever their
 weights). A step along g' has not seen the rest of C, so the loss on all of C is partly out of sample. Factors
 that raise it are not trusted (:mod:`llqr.ridge`).
+
+It takes g, g_A and g_C of one function. Training with BatchNorm is not: the curvature pass has running
+statistics, so nothing is held out there (random problems then hardly trained at all).
 """
 
 from __future__ import annotations

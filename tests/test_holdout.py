@@ -176,6 +176,23 @@ def test_trying_a_step_leaves_no_trace_in_the_base_optimizer(rng):
     assert all(base.state[parameter]["steps"] == 5 for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("tracks", [True, False])
+def test_nothing_is_held_out_where_running_statistics_differ_from_the_batch(rng, judged, tracks):
+    """Without running statistics the curvature pass normalises as training does."""
+    norm = nn.BatchNorm1d(4, track_running_stats=tracks)
+    model = nn.Sequential(nn.Linear(3, 4), norm, nn.Linear(4, 2))
+    optimizer = llqr.torch.LLQR(
+        torch.optim.Adam(model.parameters()),
+        model,
+        lambda outputs, b: ((outputs - b[1]) ** 2).mean(),
+        step_sizes("gaussian"),
+    )
+    x, y = (torch.from_numpy(value).float() for value in data(rng))
+    ((model(x) - y) ** 2).mean().backward()
+    optimizer.step(batch=(x, y))
+    assert (judged[0][1] is None) is tracks
+
+
 def test_submissions_hold_out_what_they_can():
     sizes = {"output_shape": (512, 10), "event_axes": 1, "example_bytes": 4, "products": 10}
     assert make_plan(examples=512, **sizes).held_out == 0.5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from llqr.config import LLQRConfig
 from llqr.holdout import FitBatch
 from llqr.torch.batches import batch_size, every_second, first_examples
@@ -27,7 +29,8 @@ def make_fit_batch(
         process_group: processes to sum over, None for the default group if there is one.
 
     Returns:
-        The problem, and that of every second example if the settings hold the others out.
+        The problem, and that of every second example if the settings hold the others out and training
+        does not normalise over the batch.
     """
     part = 1.0
     if config.curvature_batch_size is not None:
@@ -38,6 +41,14 @@ def make_fit_batch(
     def problem(examples: Any) -> TorchProblem:
         return TorchProblem(function, examples, config.chunk_size, process_group)
 
-    if config.held_out is None:
+    if config.held_out is None or _has_running_statistics(function.module):
         return FitBatch(problem(batch))
     return FitBatch(problem(batch), problem(every_second(batch)), part * config.held_out)
+
+
+def _has_running_statistics(module: nn.Module) -> bool:
+    """Does training normalise by statistics of the batch, and the curvature pass by running ones."""
+    return any(
+        part.training and getattr(part, "running_mean", None) is not None
+        for part in module.modules()
+    )
