@@ -1,7 +1,8 @@
 """Parameters of a model, declared once for both frameworks.
 
 Names are paths as JAX has them, ``dense_0/kernel``. Initial values are drawn in NumPy, so one seed gives one
-model in both frameworks. PyTorch calls kernels and embeddings ``weight`` and stores kernels transposed.
+model in both frameworks. PyTorch calls kernels, embeddings and scales ``weight`` and stores kernels
+transposed.
 """
 
 import math
@@ -13,6 +14,8 @@ from workloads_extra.rng import seed_of
 from workloads_extra.spec import ParameterType, ShapeTuple
 
 Arrays = dict[str, np.ndarray]
+
+_TORCH_WEIGHTS = ("kernel", "embedding", "scale")
 
 
 class ParameterSpec(NamedTuple):
@@ -44,6 +47,11 @@ def kernel(
 def bias(outputs: int) -> ParameterSpec:
     """Return a bias that starts at zero."""
     return ParameterSpec((outputs,), ParameterType.BIAS)
+
+
+def norm_scale(width: int, type: ParameterType = ParameterType.LAYER_NORM_SCALE) -> ParameterSpec:
+    """Return the scale of a normalisation, which starts at one."""
+    return ParameterSpec((width,), type, mean=1.0)
 
 
 def initial_arrays(specs: Specs, rng: Any) -> Arrays:
@@ -84,7 +92,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def torch_name(path: str) -> str:
     """Return the name PyTorch gives to a parameter."""
     *parents, leaf = path.split("/")
-    return ".".join([*parents, "weight" if leaf in ("kernel", "embedding") else leaf])
+    return ".".join([*parents, "weight" if leaf in _TORCH_WEIGHTS else leaf])
 
 
 def to_torch_layout(arrays: Arrays) -> Arrays:

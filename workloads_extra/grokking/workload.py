@@ -5,35 +5,18 @@ accuracy is perfect long before the network generalises; the target is on the va
 """
 
 import functools
-from typing import NamedTuple
 
 import numpy as np
 
 from workloads_extra.base import ExtraWorkload
 from workloads_extra.data import Split, fixed_splits
 from workloads_extra.grokking.operations import Table, modular_table, permutation_table
-from workloads_extra.parameters import ParameterSpec, Specs, bias, kernel
-from workloads_extra.spec import LossType, ParameterType
+from workloads_extra.spec import LossType
+from workloads_extra.transformer import Sequences, TransformerSize
 
-SEQUENCE_LENGTH = 4
-NORM_EPSILON = 1e-5
+_SEQUENCE_LENGTH = 4
+_SIGNS = 2
 _SPLIT_SEED = 0
-
-
-class TransformerSize(NamedTuple):
-    """Widths of a transformer.
-
-    Attributes:
-        layers: number of blocks.
-        width: of the residual stream.
-        heads: of attention; width / heads is the width of each.
-        mlp_width: of the hidden layer in each block.
-    """
-
-    layers: int
-    width: int
-    heads: int
-    mlp_width: int
 
 
 class BaseGrokkingWorkload(ExtraWorkload):
@@ -78,20 +61,16 @@ class BaseGrokkingWorkload(ExtraWorkload):
         sequences = np.stack([table.left, sign, table.right, equals], axis=-1)
         return fixed_splits(Split(sequences, table.result), self._split_sizes, _SPLIT_SEED)
 
-    def _parameter_specs(self) -> Specs:
-        """Embeddings, blocks and output."""
-        width = self.size.width
-        embedding = {"type": ParameterType.EMBEDDING, "stddev": width**-0.5}
-        specs = {
-            "token_embedding/embedding": ParameterSpec((self._table.size + 2, width), **embedding),
-            "position_embedding/embedding": ParameterSpec((SEQUENCE_LENGTH, width), **embedding),
-        }
-        for index in range(self.size.layers):
-            block = _block_specs(self.size)
-            specs.update({f"block_{index}/{path}": spec for path, spec in block.items()})
-        specs["final_norm/scale"] = _norm_scale(width)
-        specs["output/kernel"] = kernel(width, self._table.size)
-        return specs
+    @functools.cached_property
+    def sequences(self) -> Sequences:
+        """Elements and two signs are read, elements are said."""
+        elements = self._table.size
+        return Sequences(
+            length=_SEQUENCE_LENGTH,
+            vocabulary=elements + _SIGNS,
+            classes=elements,
+            last_only=True,
+        )
 
 
 class BaseGrokkingDifferenceWorkload(BaseGrokkingWorkload):
@@ -136,25 +115,3 @@ class BaseGrokkingMiniWorkload(BaseGrokkingWorkload):
     prime = 31
     training_share = 0.7
     size = TransformerSize(layers=1, width=64, heads=4, mlp_width=256)
-
-
-def _norm_scale(width: int) -> ParameterSpec:
-    """Scale of a layer normalisation without shift."""
-    return ParameterSpec((width,), ParameterType.LAYER_NORM_SCALE, mean=1.0)
-
-
-def _block_specs(size: TransformerSize) -> Specs:
-    """Attention and perceptron of one block, each behind a normalisation."""
-    width = size.width
-    return {
-        "attention_norm/scale": _norm_scale(width),
-        "attention/query/kernel": kernel(width, width, ParameterType.ATTENTION_Q),
-        "attention/key/kernel": kernel(width, width, ParameterType.ATTENTION_K),
-        "attention/value/kernel": kernel(width, width, ParameterType.ATTENTION_V),
-        "attention/out/kernel": kernel(width, width, ParameterType.ATTENTION_OUT),
-        "mlp_norm/scale": _norm_scale(width),
-        "mlp/dense_0/kernel": kernel(width, size.mlp_width),
-        "mlp/dense_0/bias": bias(size.mlp_width),
-        "mlp/dense_1/kernel": kernel(size.mlp_width, width),
-        "mlp/dense_1/bias": bias(width),
-    }

@@ -1,1 +1,1 @@
-"""The transformer of the grokking workloads in JAX."""
+"""The grokking workloads in JAX."""

@@ -1,12 +1,6 @@
-"""The transformer of the grokking workloads in JAX."""
-
-from typing import Any
-
-import jax
-import jax.numpy as jnp
+"""The grokking workloads in JAX."""
 
 from workloads_extra.grokking.workload import (
-    NORM_EPSILON,
     BaseGrokkingCompositionWorkload,
     BaseGrokkingDifferenceWorkload,
     BaseGrokkingMiniWorkload,
@@ -15,75 +9,32 @@ from workloads_extra.grokking.workload import (
     BaseGrokkingQuotientWorkload,
     BaseGrokkingWorkload,
 )
-from workloads_extra.jax_workload import JaxWorkload
+from workloads_extra.transformer_jax import TransformerJaxWorkload
 
 
-def _normalise(params: Any, hidden: jax.Array) -> jax.Array:
-    """Layer normalisation with a scale and no shift, over the last axis."""
-    centred = hidden - hidden.mean(axis=-1, keepdims=True)
-    variance = (centred**2).mean(axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + NORM_EPSILON) * params["scale"]
-
-
-def _attend(params: Any, hidden: jax.Array, heads: int) -> jax.Array:
-    """Causal attention, [batch, length, width] to the same shape."""
-    batch, length, width = hidden.shape
-
-    def project(name: str) -> jax.Array:
-        return (hidden @ params[name]["kernel"]).reshape(batch, length, heads, width // heads)
-
-    query, key, value = project("query"), project("key"), project("value")
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / (width // heads) ** 0.5
-    causal = jnp.tril(jnp.ones((length, length), dtype=bool))
-    weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
-    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, width)
-    return mixed @ params["out"]["kernel"]
-
-
-def _perceptron(params: Any, hidden: jax.Array) -> jax.Array:
-    """Two linear layers with a ReLU between them."""
-    first, second = params["dense_0"], params["dense_1"]
-    return jax.nn.relu(hidden @ first["kernel"] + first["bias"]) @ second["kernel"] + second["bias"]
-
-
-class _GrokkingJaxWorkload(JaxWorkload):
-    """Reads the result off the last position."""
-
-    def _apply(self, params: Any, inputs: jax.Array) -> jax.Array:
-        """[batch, length] tokens to [batch, elements]."""
-        tokens = params["token_embedding"]["embedding"][inputs]
-        hidden = tokens + params["position_embedding"]["embedding"]
-        for index in range(self.size.layers):
-            block = params[f"block_{index}"]
-            normalised = _normalise(block["attention_norm"], hidden)
-            hidden = hidden + _attend(block["attention"], normalised, self.size.heads)
-            hidden = hidden + _perceptron(block["mlp"], _normalise(block["mlp_norm"], hidden))
-        return _normalise(params["final_norm"], hidden[:, -1]) @ params["output"]["kernel"]
-
-
-class GrokkingWorkload(_GrokkingJaxWorkload, BaseGrokkingWorkload):
+class GrokkingWorkload(TransformerJaxWorkload, BaseGrokkingWorkload):
     """Sum modulo 97."""
 
 
-class GrokkingDifferenceWorkload(_GrokkingJaxWorkload, BaseGrokkingDifferenceWorkload):
+class GrokkingDifferenceWorkload(TransformerJaxWorkload, BaseGrokkingDifferenceWorkload):
     """Difference modulo 97."""
 
 
-class GrokkingProductWorkload(_GrokkingJaxWorkload, BaseGrokkingProductWorkload):
+class GrokkingProductWorkload(TransformerJaxWorkload, BaseGrokkingProductWorkload):
     """Product modulo 97."""
 
 
-class GrokkingQuotientWorkload(_GrokkingJaxWorkload, BaseGrokkingQuotientWorkload):
+class GrokkingQuotientWorkload(TransformerJaxWorkload, BaseGrokkingQuotientWorkload):
     """Quotient modulo 97."""
 
 
-class GrokkingPowerWorkload(_GrokkingJaxWorkload, BaseGrokkingPowerWorkload):
+class GrokkingPowerWorkload(TransformerJaxWorkload, BaseGrokkingPowerWorkload):
     """Power modulo 97."""
 
 
-class GrokkingCompositionWorkload(_GrokkingJaxWorkload, BaseGrokkingCompositionWorkload):
+class GrokkingCompositionWorkload(TransformerJaxWorkload, BaseGrokkingCompositionWorkload):
     """Composition of permutations of five letters."""
 
 
-class GrokkingMiniWorkload(_GrokkingJaxWorkload, BaseGrokkingMiniWorkload):
+class GrokkingMiniWorkload(TransformerJaxWorkload, BaseGrokkingMiniWorkload):
     """Sum modulo 31 by one layer."""

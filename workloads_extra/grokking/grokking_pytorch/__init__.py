@@ -1,1 +1,1 @@
-"""The transformer of the grokking workloads in PyTorch."""
+"""The grokking workloads in PyTorch."""
