@@ -36,7 +36,7 @@ class ExtraWorkload(Workload):
 
     @abc.abstractmethod
     def _metric_sums(self, params: Any, batch: Any, model_state: Any, rng: Any) -> dict[str, float]:
-        """Return the metrics of one batch, summed over its examples and over all devices."""
+        """Return the metrics of one batch and its ``weights``, summed over all devices."""
 
     @functools.cached_property
     def _splits(self) -> dict[str, data.Split]:
@@ -161,8 +161,8 @@ class ExtraWorkload(Workload):
         data_dir: str,
         global_step: int = 0,
     ) -> dict[str, float]:
-        """Return the metrics of a split, averaged over its examples."""
-        del global_step
+        """Return the metrics of a split, averaged over its examples, or over what carries their weights."""
+        del num_examples, global_step
         key = f"{split} in batches of {global_batch_size}"
         if key not in self._eval_iters:
             # Held as placed batches: the splits are small and every evaluation goes through them again.
@@ -175,7 +175,8 @@ class ExtraWorkload(Workload):
         for batch in self._eval_iters[key]:
             for metric, value in self._metric_sums(params, batch, model_state, rng).items():
                 totals[metric] = totals.get(metric, 0.0) + float(value)
-        return {metric: total / num_examples for metric, total in totals.items()}
+        count = totals.pop("weights")
+        return {metric: total / count for metric, total in totals.items()}
 
 
 def _endless(batches: list[data.Batch]) -> Iterator[data.Batch]:

@@ -5,7 +5,7 @@ one endless stream, the permutations of epoch 0, 1, 2, … one after the other. 
 position instead of drawing again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,14 +21,24 @@ class Split(NamedTuple):
     Attributes:
         inputs: [examples, ...].
         targets: [examples, ...].
+        weights: of the targets in the loss, float32, in their shape; None where all are one.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
+    weights: np.ndarray | None = None
 
     def take(self, indices: Any) -> "Split":
         """Return the examples that a slice or an array of indices selects."""
-        return Split(self.inputs[indices], self.targets[indices])
+        return self._each(lambda array: array[indices])
+
+    def pad(self, missing: int) -> "Split":
+        """Return the split with examples of zeros at its end."""
+        return self._each(lambda array: np.concatenate([array, _zeros(array, missing)]))
+
+    def _each(self, function: Callable[[np.ndarray], np.ndarray]) -> "Split":
+        """Apply a function to every array."""
+        return Split(*(None if array is None else function(array) for array in self))
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -77,8 +87,8 @@ class TrainingQueue:
 
 
 def as_batch(split: Split) -> Batch:
-    """Return the dictionary that AlgoPerf calls a batch."""
-    return {"inputs": split.inputs, "targets": split.targets}
+    """Return the dictionary that AlgoPerf calls a batch, with ``weights`` where the split has some."""
+    return {name: array for name, array in split._asdict().items() if array is not None}
 
 
 def evaluation_batches(split: Split, batch_size: int) -> list[Batch]:
@@ -89,15 +99,15 @@ def evaluation_batches(split: Split, batch_size: int) -> list[Batch]:
         batch_size: examples per batch, ≥ 1.
 
     Returns:
-        Batches with ``inputs``, ``targets`` and ``weights`` [batch_size] in {0, 1}, float32.
+        Batches with ``inputs``, ``targets`` and ``weights``, float32: those of the split, else
+        [batch_size] in {0, 1}.
     """
     batches = []
     for start in range(0, len(split), batch_size):
         part = split.take(slice(start, start + batch_size))
-        missing = batch_size - len(part)
-        weights = np.concatenate([np.ones(len(part)), np.zeros(missing)])
-        padded = Split(*(np.concatenate([array, _zeros(array, missing)]) for array in part))
-        batches.append({**as_batch(padded), "weights": weights.astype(np.float32)})
+        if part.weights is None:
+            part = Split(part.inputs, part.targets, np.ones(len(part), np.float32))
+        batches.append(as_batch(part.pad(batch_size - len(part))))
     return batches
 
 

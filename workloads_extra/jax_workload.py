@@ -1,4 +1,4 @@
-"""What the extra workloads need in JAX: losses, placement of batches, evaluation.
+"""What the extra workloads need in JAX: placement of batches, evaluation.
 
 Parameters are nested dictionaries, the model a plain function of them.
 """
@@ -14,71 +14,51 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from workloads_extra import parameters
+from workloads_extra.losses_jax import LOSSES
 from workloads_extra.spec import ForwardPassMode, LossType
 
 
-def _softmax_cross_entropy(outputs: jax.Array, targets: jax.Array, smoothing: float) -> jax.Array:
-    """Cross-entropy with integer classes, [batch, classes] and [batch] to [batch]."""
-    classes = outputs.shape[-1]
-    probabilities = (1.0 - smoothing) * jax.nn.one_hot(targets, classes) + smoothing / classes
-    return -jnp.sum(probabilities * jax.nn.log_softmax(outputs), axis=-1)
-
-
-def _sigmoid_cross_entropy(outputs: jax.Array, targets: jax.Array, smoothing: float) -> jax.Array:
-    """Cross-entropy with probabilities, summed over the outputs of an example."""
-    probabilities = (1.0 - smoothing) * targets + 0.5 * smoothing
-    losses = jax.nn.softplus(outputs) - probabilities * outputs
-    return jnp.sum(losses, axis=-1)
-
-
-def _squared_error(outputs: jax.Array, targets: jax.Array, smoothing: float) -> jax.Array:
-    """Squared error, summed over the outputs of an example."""
-    del smoothing
-    return jnp.sum((outputs - targets) ** 2, axis=-1)
-
-
-def _absolute_error(outputs: jax.Array, targets: jax.Array, smoothing: float) -> jax.Array:
-    """Absolute error, summed over the outputs of an example."""
-    del smoothing
-    return jnp.sum(jnp.abs(outputs - targets), axis=-1)
-
-
-_LOSSES: dict[LossType, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
-    LossType.SOFTMAX_CROSS_ENTROPY: _softmax_cross_entropy,
-    LossType.SIGMOID_CROSS_ENTROPY: _sigmoid_cross_entropy,
-    LossType.MEAN_SQUARED_ERROR: _squared_error,
-    LossType.MEAN_ABSOLUTE_ERROR: _absolute_error,
-}
-
-
-class JaxWorkload:
-    """Mixin that comes before the framework-independent base of a workload."""
+class StatefulJaxWorkload:
+    """Mixin that comes before the framework-independent base of a workload with a model state."""
 
     @abc.abstractmethod
-    def _apply(self, params: Any, inputs: jax.Array) -> jax.Array:
-        """Return the outputs of the model, [batch, outputs]."""
+    def _initial_state(self) -> Any:
+        """Return the model state before the first step."""
 
-    def init_model_fn(self, rng: Any) -> tuple[Any, None]:
-        """Return new parameters, and None for the model state."""
+    @abc.abstractmethod
+    def _forward(
+        self, params: Any, model_state: Any, inputs: jax.Array, training: bool
+    ) -> tuple[jax.Array, Any]:
+        """Return the outputs of the model, [batch, ..., outputs], and its new state."""
+
+    def init_model_fn(self, rng: Any) -> tuple[Any, Any]:
+        """Return new parameters and the model state."""
         specs = self._parameter_specs()
         arrays = parameters.initial_arrays(specs, rng)
         self._param_shapes = parameters.nest(parameters.shape_tuples(arrays))
         self._param_types = parameters.nest({path: spec.type for path, spec in specs.items()})
-        return parameters.nest({path: jnp.asarray(array) for path, array in arrays.items()}), None
+        params = parameters.nest({path: jnp.asarray(array) for path, array in arrays.items()})
+        return params, self._initial_state()
 
     def model_fn(
         self,
         params: Any,
         augmented_and_preprocessed_input_batch: dict[str, jax.Array],
-        model_state: None,
+        model_state: Any,
         mode: ForwardPassMode,
         rng: Any,
         update_batch_norm: bool,
         dropout_rate: float = 0.0,
-    ) -> tuple[jax.Array, None]:
-        """Return the outputs; the models have neither dropout nor batch statistics."""
-        del model_state, mode, rng, update_batch_norm, dropout_rate
-        return self._apply(params, augmented_and_preprocessed_input_batch["inputs"]), None
+    ) -> tuple[jax.Array, Any]:
+        """Return the outputs and the model state, which changes in training with ``update_batch_norm``.
+
+        No model has dropout.
+        """
+        del rng, dropout_rate
+        inputs = augmented_and_preprocessed_input_batch["inputs"]
+        training = mode is ForwardPassMode.TRAIN
+        outputs, new_state = self._forward(params, model_state, inputs, training)
+        return outputs, new_state if update_batch_norm else model_state
 
     def loss_fn(
         self,
@@ -90,15 +70,16 @@ class JaxWorkload:
         """Return the loss of a batch.
 
         Args:
-            label_batch: classes [batch], or targets [batch, outputs].
-            logits_batch: [batch, outputs].
-            mask_batch: weight of each example [batch], or None for ones.
+            label_batch: classes [batch] or, one per token, [batch, length]; or targets [batch, outputs].
+            logits_batch: [batch, outputs] or [batch, length, outputs].
+            mask_batch: weight of each example or token, in the shape of ``per_example``; None for ones.
             label_smoothing: share of the uniform distribution in the targets of a cross-entropy.
 
         Returns:
-            ``summed`` loss, ``n_valid_examples`` and loss ``per_example`` [batch].
+            ``summed`` loss, ``n_valid_examples`` (of tokens where there are some) and loss ``per_example``,
+            [batch] or [batch, length].
         """
-        per_example = _LOSSES[self.loss_type](logits_batch, label_batch, label_smoothing)
+        per_example = LOSSES[self.loss_type](logits_batch, label_batch, label_smoothing)
         mask = jnp.ones_like(per_example) if mask_batch is None else mask_batch
         per_example = per_example * mask
         return {
@@ -137,12 +118,30 @@ class JaxWorkload:
                 params, batch, model_state, ForwardPassMode.EVAL, None, update_batch_norm=False
             )
             targets, weights = batch["targets"], batch["weights"]
-            sums = {"loss": self.loss_fn(targets, outputs, weights)["summed"]}
+            loss = self.loss_fn(targets, outputs, weights)
+            sums = {"loss": loss["summed"], "weights": loss["n_valid_examples"]}
             if self.loss_type is LossType.SOFTMAX_CROSS_ENTROPY:
                 sums["accuracy"] = jnp.sum((jnp.argmax(outputs, axis=-1) == targets) * weights)
             return sums
 
         return jax.jit(evaluate)
+
+
+class JaxWorkload(StatefulJaxWorkload):
+    """Mixin for a workload whose model is a function of parameters and inputs alone."""
+
+    @abc.abstractmethod
+    def _apply(self, params: Any, inputs: jax.Array) -> jax.Array:
+        """Return the outputs of the model, [batch, ..., outputs]."""
+
+    def _initial_state(self) -> None:
+        """Nothing."""
+
+    def _forward(
+        self, params: Any, model_state: None, inputs: jax.Array, training: bool
+    ) -> tuple[jax.Array, None]:
+        """Return the outputs, the same in training and evaluation."""
+        return self._apply(params, inputs), None
 
 
 class _PlacedQueue:

@@ -1,8 +1,8 @@
 """Parameters of a model, declared once for both frameworks.
 
 Names are paths as JAX has them, ``dense_0/kernel``. Initial values are drawn in NumPy, so one seed gives one
-model in both frameworks. PyTorch calls kernels, embeddings and scales ``weight`` and stores kernels
-transposed.
+model in both frameworks. PyTorch calls kernels, embeddings and scales ``weight`` and stores kernels with
+the output axis first.
 """
 
 import math
@@ -22,7 +22,7 @@ class ParameterSpec(NamedTuple):
     """One parameter.
 
     Attributes:
-        shape: lengths of the axes, kernels as [in, out].
+        shape: lengths of the axes, kernels as [in, out] or [height, width, in, out].
         type: role in the model.
         stddev: of the normal distribution that initial values come from; 0 for a constant.
         mean: of that distribution, or the constant; a number or one per entry.
@@ -44,9 +44,15 @@ def kernel(
     return ParameterSpec((inputs, outputs), type, stddev=gain / math.sqrt(inputs))
 
 
-def bias(outputs: int) -> ParameterSpec:
+def conv_kernel(side: int, inputs: int, outputs: int) -> ParameterSpec:
+    """Return the kernel of a convolution before a ReLU, entries of variance 2 / (side² inputs)."""
+    stddev = math.sqrt(2 / (side**2 * inputs))
+    return ParameterSpec((side, side, inputs, outputs), ParameterType.CONV_WEIGHT, stddev)
+
+
+def bias(outputs: int, type: ParameterType = ParameterType.BIAS) -> ParameterSpec:
     """Return a bias that starts at zero."""
-    return ParameterSpec((outputs,), ParameterType.BIAS)
+    return ParameterSpec((outputs,), type)
 
 
 def norm_scale(width: int, type: ParameterType = ParameterType.LAYER_NORM_SCALE) -> ParameterSpec:
@@ -96,13 +102,13 @@ def torch_name(path: str) -> str:
 
 
 def to_torch_layout(arrays: Arrays) -> Arrays:
-    """Rename to PyTorch's names and transpose kernels to [out, in]."""
-    return {torch_name(path): _flip(path, array) for path, array in arrays.items()}
+    """Rename to PyTorch's names and transpose kernels to [out, in] or [out, in, height, width]."""
+    return {torch_name(path): _to_torch(path, array) for path, array in arrays.items()}
 
 
 def from_torch_layout(specs: Specs, arrays: Arrays) -> Arrays:
     """Undo `to_torch_layout`; `specs` says which names are kernels."""
-    return {path: _flip(path, arrays[torch_name(path)]) for path in specs}
+    return {path: _from_torch(path, arrays[torch_name(path)]) for path in specs}
 
 
 def shape_tuples(arrays: Arrays) -> dict[str, ShapeTuple]:
@@ -116,6 +122,16 @@ def _draw(spec: ParameterSpec, generator: np.random.Generator) -> np.ndarray:
     return (np.asarray(spec.mean) + spec.stddev * noise).astype(np.float32)
 
 
-def _flip(path: str, array: np.ndarray) -> np.ndarray:
-    """Transpose kernels, in either direction."""
-    return array.T if path.split("/")[-1] == "kernel" else array
+def _to_torch(path: str, array: np.ndarray) -> np.ndarray:
+    """Put the last two axes of a kernel first, and output before input."""
+    return np.moveaxis(array, (-1, -2), (0, 1)) if _is_kernel(path) else array
+
+
+def _from_torch(path: str, array: np.ndarray) -> np.ndarray:
+    """Undo `_to_torch`."""
+    return np.moveaxis(array, (0, 1), (-1, -2)) if _is_kernel(path) else array
+
+
+def _is_kernel(path: str) -> bool:
+    """Return whether a parameter is a kernel."""
+    return path.split("/")[-1] == "kernel"

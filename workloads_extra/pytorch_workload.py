@@ -1,4 +1,4 @@
-"""What the extra workloads need in PyTorch: losses, distributed batches, evaluation.
+"""What the extra workloads need in PyTorch: distributed batches, evaluation.
 
 Under torchrun every process makes the same global queue from the same seed and keeps its own share of each
 batch, so nothing is broadcast. Processes without a GPU talk through gloo.
@@ -6,17 +6,18 @@ batch, so nothing is broadcast. Processes without a GPU talk through gloo.
 
 import abc
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workloads_extra import parameters
+from workloads_extra.losses_pytorch import LOSSES
 from workloads_extra.spec import ForwardPassMode, LossType
 
 
@@ -49,38 +50,6 @@ def processes() -> Processes:
     )
 
 
-def _softmax_cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy with integer classes, [batch, classes] and [batch] to [batch]."""
-    return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
-
-
-def _sigmoid_cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy with probabilities, summed over the outputs of an example."""
-    probabilities = (1.0 - smoothing) * targets + 0.5 * smoothing
-    losses = F.binary_cross_entropy_with_logits(outputs, probabilities, reduction="none")
-    return losses.sum(dim=-1)
-
-
-def _squared_error(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Squared error, summed over the outputs of an example."""
-    del smoothing
-    return ((outputs - targets) ** 2).sum(dim=-1)
-
-
-def _absolute_error(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Absolute error, summed over the outputs of an example."""
-    del smoothing
-    return (outputs - targets).abs().sum(dim=-1)
-
-
-_LOSSES: dict[LossType, Callable[[Tensor, Tensor, float], Tensor]] = {
-    LossType.SOFTMAX_CROSS_ENTROPY: _softmax_cross_entropy,
-    LossType.SIGMOID_CROSS_ENTROPY: _sigmoid_cross_entropy,
-    LossType.MEAN_SQUARED_ERROR: _squared_error,
-    LossType.MEAN_ABSOLUTE_ERROR: _absolute_error,
-}
-
-
 class PytorchWorkload:
     """Mixin that comes before the framework-independent base of a workload."""
 
@@ -93,9 +62,8 @@ class PytorchWorkload:
         specs = self._parameter_specs()
         arrays = parameters.to_torch_layout(parameters.initial_arrays(specs, rng))
         model = self._make_model()
-        model.load_state_dict(
-            {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-        )
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        model.load_state_dict({**dict(model.named_buffers()), **tensors})
         self._param_shapes = parameters.shape_tuples(dict(model.named_parameters()))
         self._param_types = {parameters.torch_name(path): spec.type for path, spec in specs.items()}
         here = processes()
@@ -115,10 +83,16 @@ class PytorchWorkload:
         update_batch_norm: bool,
         dropout_rate: float = 0.0,
     ) -> tuple[Tensor, None]:
-        """Return the outputs, without a graph in evaluation; no model has dropout or batch statistics."""
-        del model_state, rng, update_batch_norm, dropout_rate
+        """Return the outputs, without a graph in evaluation; no model has dropout.
+
+        Batch normalisation keeps its running statistics in the module; they change in training with
+        ``update_batch_norm``.
+        """
+        del model_state, rng, dropout_rate
         evaluating = mode is ForwardPassMode.EVAL
         params.train(not evaluating)
+        if not evaluating:
+            params.apply(functools.partial(_track_statistics, track=update_batch_norm))
         with torch.no_grad() if evaluating else contextlib.nullcontext():
             return params(augmented_and_preprocessed_input_batch["inputs"]), None
 
@@ -132,15 +106,16 @@ class PytorchWorkload:
         """Return the loss of a batch, of this process alone.
 
         Args:
-            label_batch: classes [batch], or targets [batch, outputs].
-            logits_batch: [batch, outputs].
-            mask_batch: weight of each example [batch], or None for ones.
+            label_batch: classes [batch] or, one per token, [batch, length]; or targets [batch, outputs].
+            logits_batch: [batch, outputs] or [batch, length, outputs].
+            mask_batch: weight of each example or token, in the shape of ``per_example``; None for ones.
             label_smoothing: share of the uniform distribution in the targets of a cross-entropy.
 
         Returns:
-            ``summed`` loss, ``n_valid_examples`` and loss ``per_example`` [batch].
+            ``summed`` loss, ``n_valid_examples`` (of tokens where there are some) and loss ``per_example``,
+            [batch] or [batch, length].
         """
-        per_example = _LOSSES[self.loss_type](logits_batch, label_batch, label_smoothing)
+        per_example = LOSSES[self.loss_type](logits_batch, label_batch, label_smoothing)
         mask = torch.ones_like(per_example) if mask_batch is None else mask_batch
         per_example = per_example * mask
         return {
@@ -170,13 +145,20 @@ class PytorchWorkload:
             params, batch, model_state, ForwardPassMode.EVAL, rng, update_batch_norm=False
         )
         targets, weights = batch["targets"], batch["weights"]
-        sums = {"loss": self.loss_fn(targets, outputs, weights)["summed"]}
+        loss = self.loss_fn(targets, outputs, weights)
+        sums = {"loss": loss["summed"], "weights": loss["n_valid_examples"]}
         if self.loss_type is LossType.SOFTMAX_CROSS_ENTROPY:
             sums["accuracy"] = ((outputs.argmax(dim=-1) == targets) * weights).sum()
         if processes().distributed:
             for value in sums.values():
                 dist.all_reduce(value)
         return {metric: value.item() for metric, value in sums.items()}
+
+
+def _track_statistics(module: nn.Module, track: bool) -> None:
+    """Let batch normalisation move its running statistics in training, or leave them as they are."""
+    if isinstance(module, nn.BatchNorm2d):
+        module.track_running_stats = track
 
 
 class _PlacedQueue:

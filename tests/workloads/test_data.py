@@ -53,6 +53,16 @@ def test_evaluation_covers_a_split_once_and_pads_with_weight_zero():
     assert weights.sum() == 10
 
 
+def test_weights_of_a_split_are_in_its_batches():
+    split = Split(*(np.arange(10).reshape(5, 2) for _ in range(3)))
+    trained = next(TrainingQueue(split, 3, 0))
+    np.testing.assert_array_equal(trained["weights"], trained["inputs"])
+    batches = evaluation_batches(split, 4)
+    together = np.concatenate([batch["weights"] for batch in batches])
+    np.testing.assert_array_equal(together, [*split.weights, *np.zeros((3, 2))])
+    assert "weights" not in next(TrainingQueue(numbered(10), 3, 0))
+
+
 def test_splits_are_disjoint_and_fixed():
     sizes = {"train": 6, "validation": 3, "test": 1}
     splits = fixed_splits(numbered(10), sizes, 0)
