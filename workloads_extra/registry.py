@@ -17,6 +17,8 @@ _CLASSES = {
     },
     "digits": {"digits": "DigitsWorkload"},
     "digits_autoencoder": {"digits_autoencoder": "DigitsAutoencoderWorkload"},
+    "digits_conv": {"digits_conv": "DigitsConvWorkload"},
+    "char_lm": {"char_lm": "CharLmWorkload"},
     "grokking": {
         "grokking": "GrokkingWorkload",
         "grokking_difference": "GrokkingDifferenceWorkload",

@@ -40,7 +40,14 @@ EVALUATIONS = 50
 SLACK = 4.0
 SHORTEST_RUNTIME = 20.0
 
-BUDGETS = {"rosenbrock": 2000, "digits": 1000, "digits_autoencoder": 2000, "grokking": 10000}
+BUDGETS = {
+    "rosenbrock": 2000,
+    "digits": 1000,
+    "digits_autoencoder": 2000,
+    "digits_conv": 600,
+    "char_lm": 1500,
+    "grokking": 10000,
+}
 """Steps of the baseline, by base workload."""
 
 OWN_BUDGETS = {"grokking_mini": 1500}

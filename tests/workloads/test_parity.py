@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="parity needs both frameworks")
 
 from workloads_extra import parameters, registry, spec  # noqa: E402
 
-TRAIN = spec.ForwardPassMode.TRAIN
+TRAIN, EVAL = spec.ForwardPassMode.TRAIN, spec.ForwardPassMode.EVAL
 BATCH_SIZE = 8
 SMOOTHING = 0.1
 
@@ -21,10 +21,11 @@ NAMES = [
 
 
 def numpy_batch(workload, seed):
-    """A padded batch of the validation split: its last examples carry weight zero."""
+    """A batch of the validation split in which half of what carries weight carries none."""
     batch = next(workload._numpy_queue(0, "validation", BATCH_SIZE, True))
-    weights = np.random.default_rng(seed).integers(0, 2, BATCH_SIZE).astype(np.float64)
+    weights = np.random.default_rng(seed).integers(0, 2, batch["weights"].shape).astype(np.float64)
     weights[0] = 1.0
+    weights *= batch["weights"]
     as_double = {
         name: array.astype(np.float64) if array.dtype.kind == "f" else array
         for name, array in batch.items()
@@ -32,12 +33,19 @@ def numpy_batch(workload, seed):
     return {**as_double, "weights": weights}
 
 
-def torch_side(workload, arrays, batch):
-    """Outputs, loss dictionary and gradients by name."""
+def torch_model(workload, arrays):
+    """The module in float64 with the given parameters."""
     model, _ = workload.init_model_fn(0)
     model.double()
     state = parameters.to_torch_layout(arrays)
-    model.load_state_dict({name: torch.tensor(np.array(value)) for name, value in state.items()})
+    tensors = {name: torch.tensor(np.array(value)) for name, value in state.items()}
+    model.load_state_dict({**dict(model.named_buffers()), **tensors})
+    return model
+
+
+def torch_side(workload, arrays, batch):
+    """Outputs, loss dictionary and gradients by name."""
+    model = torch_model(workload, arrays)
     batch = {name: torch.tensor(array) for name, array in batch.items()}
     outputs, _ = workload.model_fn(model, batch, None, TRAIN, None, True, 0.0)
     loss = workload.loss_fn(batch["targets"], outputs, batch["weights"], SMOOTHING)
@@ -48,15 +56,21 @@ def torch_side(workload, arrays, batch):
 
 def jax_side(workload, arrays, batch):
     """Outputs, loss dictionary and gradients by path."""
-    params = parameters.nest({path: jax.numpy.asarray(array) for path, array in arrays.items()})
+    params = as_params(arrays)
+    _, state = workload.init_model_fn(0)
 
     def summed(params):
-        outputs, _ = workload.model_fn(params, batch, None, TRAIN, None, True, 0.0)
+        outputs, _ = workload.model_fn(params, batch, state, TRAIN, None, True, 0.0)
         loss = workload.loss_fn(batch["targets"], outputs, batch["weights"], SMOOTHING)
         return loss["summed"], (outputs, loss)
 
     gradients, (outputs, loss) = jax.grad(summed, has_aux=True)(params)
     return np.asarray(outputs), to_numpy(loss), parameters.flatten(gradients)
+
+
+def as_params(arrays):
+    """Arrays by path as JAX's parameters."""
+    return parameters.nest({path: jax.numpy.asarray(array) for path, array in arrays.items()})
 
 
 def to_numpy(loss):
@@ -98,16 +112,16 @@ def test_same_outputs_loss_and_gradient(name):
 def test_one_seed_gives_one_model_and_the_same_metrics(name):
     in_jax = registry.make_workload(name, "jax")
     in_torch = registry.make_workload(name, "pytorch")
-    params, _ = in_jax.init_model_fn(5)
+    params, state = in_jax.init_model_fn(5)
     model, _ = in_torch.init_model_fn(5)
     ours = parameters.to_torch_layout(
         {path: np.asarray(value) for path, value in parameters.flatten(params).items()}
     )
     for tensor_name, value in model.named_parameters():
         np.testing.assert_array_equal(value.detach().numpy(), ours[tensor_name])
-    size, rest = in_jax.eval_batch_size, (None, 0, "", None, 0)
-    metrics_jax = in_jax.eval_model(size, params, *rest)
-    metrics_torch = in_torch.eval_model(size, model, *rest)
+    size, rest = in_jax.eval_batch_size, (0, "", None, 0)
+    metrics_jax = in_jax.eval_model(size, params, state, *rest)
+    metrics_torch = in_torch.eval_model(size, model, None, *rest)
     assert metrics_jax.keys() == metrics_torch.keys()
     for metric, value in metrics_jax.items():
         assert value == pytest.approx(metrics_torch[metric], rel=2e-5), metric

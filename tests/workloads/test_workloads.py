@@ -1,13 +1,17 @@
 """What each workload is about: minima, tables, registry, losses against formulas written out."""
 
+import hashlib
 import itertools
 
 import numpy as np
 import pytest
 
 from workloads_extra import registry, spec
+from workloads_extra.char_lm.names import ALPHABET, END, character_names, name_sequences
 from workloads_extra.grokking.operations import modular_table, permutation_table
 from workloads_extra.rosenbrock import functions
+
+EVAL = spec.ForwardPassMode.EVAL
 
 PLANE = {
     functions.rosenbrock_two_layers: ((1.0, 100.0), [[1.0], [1.0]], 0.0),
@@ -151,3 +155,56 @@ def test_targets_are_compared_as_the_scoring_code_does(name, framework):
         assert not reached({f"{split}/{metric}": target - better})
     assert workload.max_allowed_runtime_sec > workload.eval_period_time_sec > 0
     assert workload.step_hint >= 1
+
+
+def test_names_are_the_frozen_ones():
+    names = character_names()
+    assert hashlib.sha256("\n".join(names).encode()).hexdigest() == (
+        "03ce3aea0397e841afdbafb4f732c6cb6fdca0bdb370d0a9cdbdbdcae33a3ee3"
+    )
+    assert len(names) == len({*names}) == 12886
+    assert {*"".join(names)} == {*ALPHABET}
+
+
+def test_names_become_padded_sequences():
+    split = name_sequences(("AB", "Z"), 4)
+    a, b, z = (1 + ALPHABET.index(letter) for letter in "ABZ")
+    np.testing.assert_array_equal(split.inputs, [[END, a, b, END], [END, z, END, END]])
+    np.testing.assert_array_equal(split.targets, [[a, b, END, END], [z, END, END, END]])
+    np.testing.assert_array_equal(split.weights, [[1, 1, 1, 0], [1, 1, 0, 0]])
+
+
+@pytest.mark.parametrize("framework", registry.FRAMEWORKS)
+def test_character_model_is_scored_per_letter(framework):
+    workload = registry.make_workload("char_lm", framework)
+    params, state = workload.init_model_fn(0)
+    loss = letters = 0.0
+    for batch in workload._build_input_queue(0, "test", "", 100, repeat_final_dataset=False):
+        assert batch["targets"].shape == batch["weights"].shape == (100, 32)
+        outputs, _ = workload.model_fn(params, batch, state, EVAL, None, False)
+        losses = workload.loss_fn(batch["targets"], outputs, batch["weights"])
+        assert losses["per_example"].shape == (100, 32)
+        loss += float(losses["summed"])
+        letters += float(losses["n_valid_examples"])
+    assert letters == workload._splits["test"].weights.sum() < 512 * 32
+    found = workload.eval_model(512, params, state, 0, "", None, 0)
+    assert found["test/loss"] == pytest.approx(loss / letters, rel=1e-5)
+    assert found["test/num_examples"] == 512
+
+
+@pytest.mark.parametrize("framework", registry.FRAMEWORKS)
+def test_character_model_looks_at_no_letter_it_has_to_say(framework):
+    workload = registry.make_workload("char_lm", framework)
+    params, state = workload.init_model_fn(0)
+    inputs = np.array(workload._splits["test"].inputs[:2])
+    before = outputs_of(workload, framework, params, state, inputs)
+    inputs[:, 5:] = 1
+    after = outputs_of(workload, framework, params, state, inputs)
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert (before[:, 5:] != after[:, 5:]).any()
+
+
+def outputs_of(workload, framework, params, state, inputs):
+    batch = {"inputs": framework_array(framework, inputs)}
+    outputs, _ = workload.model_fn(params, batch, state, EVAL, None, False)
+    return np.asarray(outputs)

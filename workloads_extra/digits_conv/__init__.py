@@ -1,0 +1,1 @@
+"""Digits, convolutional: 8 × 8 pixels, ten classes, batch normalisation."""

@@ -1,0 +1,1 @@
+"""The convolutional digits workload in PyTorch."""
