@@ -27,7 +27,7 @@ class BaseCharLmWorkload(ExtraWorkload):
     target_metric_name = "loss"
     loss_type = LossType.SOFTMAX_CROSS_ENTROPY
     output_layer = "output"
-    size = TransformerSize(layers=2, width=32, heads=2, mlp_width=128)
+    size = TransformerSize(layers=2, width=32, heads=2, mlp_width=64)
     sequences = Sequences(
         length=_LENGTH, vocabulary=VOCABULARY, classes=VOCABULARY, last_only=False
     )
