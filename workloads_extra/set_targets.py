@@ -45,7 +45,7 @@ BUDGETS = {
     "digits": 1000,
     "digits_autoencoder": 2000,
     "digits_conv": 600,
-    "char_lm": 1500,
+    "char_lm": 1000,
     "grokking": 10000,
 }
 """Steps of the baseline, by base workload."""
