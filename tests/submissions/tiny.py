@@ -117,7 +117,7 @@ class _Workload:
 class JaxTiny(_Workload):
     def init_model_fn(self, rng=None):
         params = jax.tree.map(jnp.asarray, initial_parameters(self.dtype))
-        return params, {"mean": jnp.zeros(HIDDEN, self.dtype)}
+        return params, {"mean": jnp.zeros(HIDDEN, self.dtype)} if self.statistics else {}
 
     def model_fn(
         self,
@@ -138,13 +138,15 @@ class JaxTiny(_Workload):
             x, paddings = x
         h = x @ params["dense_0"]["kernel"] + params["dense_0"]["bias"]
         train = mode == ForwardPassMode.TRAIN
-        batch_mean = train and self.statistics
-        mean = h.reshape((-1, HIDDEN)).mean(0) if batch_mean else model_state["mean"]
         new_state = model_state
-        if update_batch_norm:
-            new_state = {"mean": 0.9 * model_state["mean"] + 0.1 * jax.lax.stop_gradient(mean)}
-        # Half the mean: taking all of it off would leave the bias before it a gradient of rounding errors.
-        h = jnp.tanh(h - 0.5 * mean)
+        if self.statistics:
+            mean = h.reshape((-1, HIDDEN)).mean(0) if train else model_state["mean"]
+            if update_batch_norm:
+                kept = jax.lax.stop_gradient(mean)
+                new_state = {"mean": 0.9 * model_state["mean"] + 0.1 * kept}
+            # Half: taking all of it off would leave the bias before it a gradient of rounding errors.
+            h = h - 0.5 * mean
+        h = jnp.tanh(h)
         if train and dropout_rate:
             kept = jax.random.bernoulli(rng, 1.0 - dropout_rate, h.shape)
             h = jnp.where(kept, h / (1.0 - dropout_rate), 0.0)
@@ -176,7 +178,7 @@ class _Net(nn.Module):
         self.statistics = statistics
         self.dense_0 = nn.Linear(FEATURES, HIDDEN)
         self.dense_1 = nn.Linear(HIDDEN, CLASSES)
-        self.register_buffer("mean", torch.zeros(HIDDEN))
+        self.register_buffer("running_mean", torch.zeros(HIDDEN) if statistics else None)
         if dtype == np.float64:
             self.double()
         with torch.no_grad():
@@ -194,11 +196,13 @@ class _Net(nn.Module):
         elif isinstance(x, tuple):
             x, paddings = x
         h = self.dense_0(x)
-        mean = self.mean
-        if self.training and self.statistics:
-            mean = h.reshape(-1, HIDDEN).mean(0)
-            self.mean = 0.9 * self.mean + 0.1 * mean.detach()
-        h = torch.dropout(torch.tanh(h - 0.5 * mean), dropout_rate, self.training)
+        if self.statistics:
+            mean = self.running_mean
+            if self.training:
+                mean = h.reshape(-1, HIDDEN).mean(0)
+                self.running_mean = 0.9 * self.running_mean + 0.1 * mean.detach()
+            h = h - 0.5 * mean
+        h = torch.dropout(torch.tanh(h), dropout_rate, self.training)
         logits = self.dense_1(h)
         return logits if paddings is None else (logits, paddings)
 
