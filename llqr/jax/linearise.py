@@ -133,8 +133,9 @@ def linearise(
         A :class:`llqr.curvature.LinearisedProblem` for :func:`llqr.curvature.quadratic_model`.
 
     Raises:
-        ValueError: for an empty batch or pytree, a chunk size below 1, a loss that is not scalar.
-        TypeError: for parameters that are not floating-point arrays.
+        ValueError: for an empty batch or pytree, a chunk size below 1, a loss that is not scalar, an
+            intermediate layer with the output's name.
+        TypeError: for parameters that are not floating-point arrays, for a model that returns no array.
     """
     if chunk_size is not None:
         check_positive_int("chunk_size", chunk_size)
@@ -147,4 +148,8 @@ def linearise(
         curvature=curvature,
         backend=backend or JaxBackend(),
     )
-    return JaxProblem(objective, naming.flatten(params, "params"), batch, chunk_size)
+    parameters = naming.flatten(params, "params")
+    problem = JaxProblem(objective, parameters, batch, chunk_size)
+    # Shapes alone, so that a bad model or loss is named here and not at the first product.
+    jax.eval_shape(lambda theta: objective.loss_of(theta, batch), parameters)
+    return problem
