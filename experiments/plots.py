@@ -53,7 +53,7 @@ def profiles(found: Sequence[Entry], framework: str, measure: str) -> bytes:
     times: dict[str, dict[str, float]] = {}
     for entry in own:
         times.setdefault(entry.submission, {})[entry.workload] = entry.time(measure)
-    figure, panel = _figure()
+    figure, panel = subplots()
     for name, values in scoring.profiles(times).items():
         style = styles(list(times))[name]
         panel.step(scoring.score_taus(), values, where="post", label=name, **style)
@@ -62,7 +62,7 @@ def profiles(found: Sequence[Entry], framework: str, measure: str) -> bytes:
     panel.set_ylabel("share of workloads")
     panel.set_ylim(-0.03, 1.03)
     panel.set_xlim(1.0, scoring.LARGEST_RATIO)
-    return _png(figure, panel)
+    return png(figure, panel)
 
 
 def curves(found: Sequence[Entry], framework: str, workload: str, which: str) -> bytes:
@@ -80,7 +80,7 @@ def curves(found: Sequence[Entry], framework: str, workload: str, which: str) ->
     own = summary.select(found, framework, workload)
     style = styles([entry.submission for entry in own])
     goal = next((entry.goal for entry in own if entry.goal), {})
-    figure, panel = _figure()
+    figure, panel = subplots()
     for entry in own:
         ranked = entry.ranked()
         if ranked:
@@ -91,7 +91,7 @@ def curves(found: Sequence[Entry], framework: str, workload: str, which: str) ->
     panel.set_xlabel("steps")
     panel.set_xscale("log")
     _axis(panel, goal)
-    return _png(figure, panel)
+    return png(figure, panel)
 
 
 def _curve(panel: Any, record: Record, goal: dict[str, Any], style: dict[str, Any]) -> None:
@@ -126,7 +126,8 @@ def _axis(panel: Any, goal: dict[str, Any]) -> None:
         panel.set_ylim(max(low, target / 10.0), min(high, 1e8 * target))
 
 
-def _figure() -> tuple[Any, Any]:
+def subplots() -> tuple[Any, Any]:
+    """Return a new figure and its panel."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -135,7 +136,8 @@ def _figure() -> tuple[Any, Any]:
     return plt.subplots(figsize=(5.2, 4.2), layout="constrained")
 
 
-def _png(figure: Any, panel: Any) -> bytes:
+def png(figure: Any, panel: Any) -> bytes:
+    """Return a finished figure with its legend as PNG, and close it."""
     import matplotlib.pyplot as plt
 
     entries: dict[str, Any] = {}

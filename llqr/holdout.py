@@ -12,6 +12,8 @@ that raise it are not trusted (:mod:`llqr.ridge`).
 
 It takes g, g_A and g_C of one function. Training with BatchNorm is not: the curvature pass has running
 statistics, so nothing is held out there (random problems then hardly trained at all).
+
+g_A − g_C also tells how noisy g_C is (:mod:`llqr.ridge`).
 """
 
 from __future__ import annotations
@@ -35,20 +37,22 @@ class FitBatch:
 
     problem: LinearisedProblem
     seen: LinearisedProblem | None = None
-    share: float = 1.0
+    share: float = 1.0  # ψ
 
     def seen_gradient(self, like: Tensors) -> Tensors | None:
-        """Return g_A, None if nothing is held out; ``like`` has the parameters' names and shapes."""
+        """Return g_A, None without A; ``like`` has the parameters' names and shapes."""
         return None if self.seen is None else _gradient(self.seen, like)
 
-    def partly_unseen(self, gradient: Tensors, whole: Tensors | None = None) -> Tensors | None:
+    def partly_unseen(
+        self, gradient: Tensors, seen: Tensors | None, whole: Tensors | None = None
+    ) -> Tensors | None:
         """Return g', None if nothing is held out.
 
         Args:
             gradient: g, of the training batch.
+            seen: g_A, from :meth:`seen_gradient`.
             whole: g_C, None to evaluate it.
         """
-        seen = self.seen_gradient(gradient)
         if seen is None:
             return None
         if whole is None:

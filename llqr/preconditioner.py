@@ -111,6 +111,7 @@ class Preconditioner:
         model: QuadraticModel,
         sources: Mapping[str, Tensors],
         partly_unseen: Mapping[str, Tensors] | None = None,
+        half_gradient: Tensors | None = None,
     ) -> PreconditionerState:
         """Fit the factors on one quadratic model and average them into use.
 
@@ -122,6 +123,8 @@ class Preconditioner:
             sources: source name ↦ vectors the structures act on (``"input"`` and those of spans).
             partly_unseen: the same vectors had they not seen all of the model's batch
                 (:mod:`llqr.holdout`), None for no judgement by them.
+            half_gradient: gradient of every second example of the model's batch, None for no estimate of
+                the noise in the model's gradient (:mod:`llqr.ridge`).
 
         Returns:
             The new state. Factors stay finite: a fit that fails leaves them as they were.
@@ -134,10 +137,14 @@ class Preconditioner:
         self._check_sources(sources, self.sources)
         if partly_unseen is not None:
             self._check_sources(partly_unseen, self.sources)
+        if half_gradient is not None:
+            check_arrays("half_gradient", half_gradient, self.shapes)
         damping = self._damping(model, state)
         start = state.factors if config.warm_start else self.identity(model.gradient)
         damped = model.with_damping(damping)
-        problem = FactorProblem(backend, damped, self.blocks, sources, state.ridge, partly_unseen)
+        problem = FactorProblem(
+            backend, damped, self.blocks, sources, state.ridge, partly_unseen, half_gradient
+        )
         result = config.inner_solver.solve(problem, start)
         accepted, smoothness = self._judge(problem, result, damping, state)
         one, zero = backend.integer(1, state.step), backend.integer(0, state.step)

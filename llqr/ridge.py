@@ -7,6 +7,20 @@ few examples; large, it shortens every direction on its own. With the fitted ste
 
 is the part of the promised decrease that comes true (Levenberg's and Marquardt's damping scaled by the
 diagonal, with the usual ratio test). No scale of the loss enters, whatever the outputs mean.
+
+The ridge does not pull the step sizes to zero but to the best step that has one size per kind of direction,
+itself found with the ridge:
+
+    c = (PᵀHP + ρ diag PᵀHP)⁻¹ Pᵀr,   s = (H + ρ diag H)⁻¹ (r + ρ diag(H) P c),
+
+P [n, kinds] being 1 where a direction is of a kind. Pulled to zero, a few blocks take the whole decrease and
+the others stand still; pulled together, all of them learn.
+
+Noise bounds the ridge from below. Of r, the part
+
+    ν = Σ_j (r_A − r)_j² / H_jj / Σ_j r_j² / H_jj,   r_A from every second example of the batch,
+
+is noise (r_A − r varies as r does), and ρ ≥ min(1, κ ν). A batch that is all there is has ν = 0.
 """
 
 from __future__ import annotations
@@ -30,8 +44,9 @@ class AdaptiveRidge:
         factor: c > 1.
         trusted: q above which the model deserves a smaller ridge.
         doubted: q below which it needs a larger one, > 0 and at most ``trusted``.
-        smallest: lower bound on ρ, > 0.
+        smallest: lower bound on ρ without noise, > 0.
         largest: upper bound on ρ.
+        noise_weight: κ > 0.
     """
 
     initial: float = 2.0  # ρ₀
@@ -40,10 +55,13 @@ class AdaptiveRidge:
     doubted: float = 0.25
     smallest: float = 1e-4
     largest: float = 1e4
+    noise_weight: float = 32.0  # κ
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        for name in ("initial", "factor", "trusted", "doubted", "smallest", "largest"):
+        for name in (
+            *("initial", "factor", "trusted", "doubted", "smallest", "largest", "noise_weight"),
+        ):
             check_positive(name, getattr(self, name))
         if not self.smallest <= self.initial <= self.largest:
             raise ValueError(
@@ -57,6 +75,12 @@ class AdaptiveRidge:
             )
         if self.factor <= 1.0:
             raise ValueError(f"factor must be above 1, got {self.factor!r}; pass e.g. factor=4.0")
+
+    def least(self, backend: Backend, ridge: Array, noise: Array) -> Array:
+        """Return ρ, at least as large as the share ν of noise asks for; ν counts as 1 if it is NaN."""
+        share = backend.where(noise >= 0.0, noise, backend.ones((), noise))
+        wanted = -backend.maximum(-self.noise_weight * share, -1.0)
+        return backend.maximum(ridge, wanted)
 
     def smaller(self, backend: Backend, ridge: Array) -> Array:
         """Return ρ/c, within the bounds."""

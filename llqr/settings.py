@@ -36,9 +36,9 @@ class LLQRConfig:
             (:mod:`llqr.reach`); None for no bound.
         held_out: ψ in (0, 1], share of the training gradient's examples that the batch given to a fit
             makes up (1 if they are the same): step sizes are then also judged as if every second example
-            of the fit had not been in the gradient (:mod:`llqr.holdout`). Needs a solver that judges by the
-            loss; not for JAX models with BatchNorm, whose statistics only you know (torch ones are
-            recognised). None for no such judgement.
+            of the fit had not been in the gradient (:mod:`llqr.holdout`), and the noise of the gradient is
+            estimated (:mod:`llqr.ridge`). Needs a solver that judges by the loss; not for JAX models with
+            BatchNorm, whose statistics only you know (torch ones are recognised). None for neither.
         grafting: ``"none"``, or ``"norm"`` to keep the norm of what was preconditioned, per parameter.
         fold: where weights of three or more axes fold; None for the framework's convention.
     """

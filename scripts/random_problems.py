@@ -8,7 +8,6 @@ Writes ``records.jsonl``, one line per problem, as it goes; started again it goe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from experiments import json_lines
 from experiments.random_problems import draw, train
 
 
@@ -31,19 +31,21 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "records.jsonl"
-    records = {record["seed"]: record for record in _read(path) if record["step"] == options.steps}
-    with path.open("a", encoding="utf-8") as file:
-        for seed in range(options.count):
-            if seed in records:
-                continue
-            # Steps skipped for a gradient that is not finite count as steps of training.
-            record = train(draw(seed), options.steps)
-            record["step"] += record["skipped"]
-            records[seed] = record
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            bad = sum(record["diverged"] for record in records.values())
-            print(f"\r{len(records)} of {options.count}, diverged {bad}", end="", file=sys.stderr)
+    records = {
+        record["seed"]: record
+        for record in json_lines.read(path)
+        if record["step"] == options.steps
+    }
+    for seed in range(options.count):
+        if seed in records:
+            continue
+        # Steps skipped for a gradient that is not finite count as steps of training.
+        record = train(draw(seed), options.steps)
+        record["step"] += record["skipped"]
+        records[seed] = record
+        json_lines.append(path, record)
+        bad = sum(record["diverged"] for record in records.values())
+        print(f"\r{len(records)} of {options.count}, diverged {bad}", end="", file=sys.stderr)
     print(file=sys.stderr)
     print(table([records[seed] for seed in range(options.count)]))
 
@@ -65,17 +67,6 @@ def table(records: list[dict[str, Any]]) -> str:
         bad = sum(record["diverged"] for record in chosen)
         lines.append(f"| {name} | {len(chosen)} | {bad} |")
     return "\n".join(lines)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a file; one cut off by an interruption is done again."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        path.write_text("".join(whole), encoding="utf-8")
-    return [json.loads(line) for line in whole]
 
 
 if __name__ == "__main__":

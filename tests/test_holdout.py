@@ -22,16 +22,17 @@ RATE, BETAS, EPSILON = 0.1, (0.9, 0.99), 1e-8
 
 @pytest.fixture
 def judged(monkeypatch):
-    """Record the sources of every fit, by kind."""
+    """Record the sources of every fit by kind, those that are partly unseen, and the half's gradient."""
     found = []
     original = Preconditioner.fit
 
-    def fit(self, state, model, sources, partly_unseen=None):
+    def fit(self, state, model, sources, partly_unseen=None, half_gradient=None):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(model.gradient)):
-            jax.debug.callback(lambda *numbers: found.append(numbers), sources, partly_unseen)
+            given = (sources, partly_unseen, half_gradient)
+            jax.debug.callback(lambda *numbers: found.append(numbers), *given)
         else:
-            found.append((dict(sources), partly_unseen))
-        return original(self, state, model, sources, partly_unseen)
+            found.append((dict(sources), partly_unseen, half_gradient))
+        return original(self, state, model, sources, partly_unseen, half_gradient)
 
     monkeypatch.setattr(Preconditioner, "fit", fit)
     return found
@@ -103,7 +104,7 @@ STEPS = {"torch": torch_step, "jax": jax_step}
 def test_update_mode(rng, judged, framework, settings, share):
     weight, (x, y) = rng.standard_normal((2, 3)), data(rng)
     STEPS[framework](weight, (x, y), step_sizes("gaussian", **settings))
-    ((sources, unseen),) = judged
+    ((sources, unseen, half),) = judged
     whole = gradient(weight, x, y)
     cut = settings.get("curvature_batch_size", len(x))
     seen = gradient(weight, x[:cut:2], y[:cut:2])
@@ -112,6 +113,7 @@ def test_update_mode(rng, judged, framework, settings, share):
     np.testing.assert_allclose(sources["update"]["weight"], adam(whole), rtol=1e-9)
     np.testing.assert_allclose(unseen["gradient"]["weight"], expected, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(unseen["update"]["weight"], adam(expected), rtol=1e-9)
+    np.testing.assert_allclose(half["weight"], seen, rtol=1e-12)
 
 
 @pytest.mark.parametrize("framework", STEPS)
@@ -125,28 +127,29 @@ def test_gradient_mode(rng, judged, framework):
     )
     weight, (x, y) = rng.standard_normal((2, 3)), data(rng)
     STEPS[framework](weight, (x, y), config)
-    ((sources, unseen),) = judged
+    ((sources, unseen, half),) = judged
     np.testing.assert_allclose(sources["input"]["weight"], gradient(weight, x, y), rtol=1e-12)
     expected = gradient(weight, x[::2], y[::2])
     np.testing.assert_allclose(unseen["input"]["weight"], expected, rtol=1e-12)
+    np.testing.assert_allclose(half["weight"], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("framework", STEPS)
 def test_nothing_is_held_out_unless_asked(rng, judged, framework):
     STEPS[framework](rng.standard_normal((2, 3)), data(rng), step_sizes("gaussian", held_out=None))
-    assert judged[0][1] is None
+    assert judged[0][1:] == (None, None)
 
 
 def test_a_single_example_is_judged_by_itself(rng, judged):
     torch_step(rng.standard_normal((2, 3)), data(rng, 1), step_sizes("gaussian"))
-    ((sources, unseen),) = judged
+    ((sources, unseen, _half),) = judged
     for kind, value in sources.items():
         torch.testing.assert_close(value, unseen[kind], rtol=1e-12, atol=1e-14)
 
 
 def test_a_closure_is_not_replayed_on_another_gradient(rng, judged):
     torch_step(rng.standard_normal((2, 3)), data(rng), step_sizes("gaussian"), closure=True)
-    assert judged[0][1] is None
+    assert judged[0][1] is None and judged[0][2] is not None
 
 
 class Counting(torch.optim.SGD):
@@ -190,7 +193,7 @@ def test_nothing_is_held_out_where_running_statistics_differ_from_the_batch(rng,
     x, y = (torch.from_numpy(value).float() for value in data(rng))
     ((model(x) - y) ** 2).mean().backward()
     optimizer.step(batch=(x, y))
-    assert (judged[0][1] is None) is tracks
+    assert (judged[0][1] is None) is (judged[0][2] is None) is tracks
 
 
 def test_submissions_hold_out_what_they_can():

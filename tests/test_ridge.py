@@ -1,6 +1,7 @@
 """The adaptive ridge: its rule, and that the solver follows it."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from llqr.quadratic import QuadraticModel
 from llqr.ridge import AdaptiveRidge
 from llqr.settings import LLQRConfig
 from llqr.solvers import DirectSolve, FactorProblem
+from llqr.solvers.direct_system import assemble
 from llqr.structures import Span
 from tests import backends
-from tests.solvers.quadratics import BACKEND, Case
+from tests.solvers.quadratics import BACKEND, SIZE, Case, unflatten, vector
 
 
 @pytest.mark.parametrize("name", backends.BACKENDS)
@@ -67,6 +69,28 @@ def test_bounds_hold():
     assert float(rule.larger(BACKEND, np.asarray(1.0))) == 2.0
 
 
+def pulled_together(case, ridge):
+    """Return s by the formula of :mod:`llqr.ridge`, with dense matrices; two kinds, in turns."""
+    matrix, right = case.normal_equations()
+    diagonal = np.diag(np.diag(matrix))
+    kinds = np.tile(np.eye(2), (len(right) // 2, 1))
+    lumped = kinds.T @ matrix @ kinds
+    common = nonnegative(lumped + ridge * np.diag(np.diag(lumped)), kinds.T @ right, case)
+    return nonnegative(matrix + ridge * diagonal, right + ridge * diagonal @ kinds @ common, case)
+
+
+def nonnegative(matrix, right, case):
+    """Return argmin ½ xᵀHx − xᵀr, subject to x ≥ 0 if the factors are bounded."""
+    if not case.problem.bounded:
+        return np.linalg.solve(matrix, right)
+    for free in product([False, True], repeat=len(right)):
+        x, chosen = np.zeros(len(right)), np.array(free)
+        x[chosen] = np.linalg.solve(matrix[np.ix_(chosen, chosen)], right[chosen])
+        if x.min() >= 0.0 and (matrix @ x - right)[~chosen].min(initial=0.0) >= 0.0:
+            return x
+    raise AssertionError("a strictly convex problem has a minimiser")
+
+
 def with_loss(case, loss):
     """Return the case's problem with a loss of the step."""
     model = case.problem.model
@@ -100,17 +124,16 @@ def test_the_solver_compares_gain_and_promise(rng, scale, expected, used):
     result = DirectSolve(relative_ridge=AdaptiveRidge(initial=1.0)).solve(problem, case.start())
     assert float(result.ridge) == expected
     # A step that raises the loss is found again with larger ridges; here none helps.
-    constant = DirectSolve(relative_ridge=used).solve(case.problem, case.start())
-    for block in case.blocks:
-        np.testing.assert_allclose(
-            result.factors[block.name]["s"], constant.factors[block.name]["s"], rtol=1e-12
-        )
+    np.testing.assert_allclose(vector(case, result.factors), pulled_together(case, used), rtol=1e-9)
 
 
 def test_the_ridge_grows_until_the_loss_falls(rng):
     case = Case(rng, Span(per="parameter"))
-    constant = DirectSolve(relative_ridge=16.0).solve(case.problem, case.start())
-    longest = tensors.norm(BACKEND, case.problem.step(case.problem.inputs(), constant.factors))
+    factors = {
+        block.name: {"s": s}
+        for block, s in zip(case.blocks, pulled_together(case, 16.0).reshape(-1, 2), strict=True)
+    }
+    longest = tensors.norm(BACKEND, case.problem.step(case.problem.inputs(), factors))
     quadratic = true_quadratic(case, 1.0)
 
     def cliff(step):
@@ -120,18 +143,18 @@ def test_the_ridge_grows_until_the_loss_falls(rng):
     result = DirectSolve(relative_ridge=AdaptiveRidge(initial=1.0)).solve(
         with_loss(case, cliff), case.start()
     )
-    for block in case.blocks:
-        np.testing.assert_allclose(
-            result.factors[block.name]["s"], constant.factors[block.name]["s"], rtol=1e-12
-        )
+    np.testing.assert_allclose(vector(case, result.factors), pulled_together(case, 16.0), rtol=1e-9)
     assert float(result.ridge) == 4.0  # that of 16 kept its promise
 
 
 def test_the_ridge_grows_until_the_unseen_loss_falls(rng):
     """Along reversed directions, short steps alone do not raise a loss with a wall behind."""
     case = Case(rng, Span(per="parameter"))
-    constant = DirectSolve(relative_ridge=16.0).solve(case.problem, case.start())
-    longest = tensors.norm(BACKEND, case.problem.step(case.problem.inputs(), constant.factors))
+    factors = {
+        block.name: {"s": s}
+        for block, s in zip(case.blocks, pulled_together(case, 16.0).reshape(-1, 2), strict=True)
+    }
+    longest = tensors.norm(BACKEND, case.problem.step(case.problem.inputs(), factors))
     quadratic = true_quadratic(case, 1.0)
 
     def loss(step):
@@ -143,10 +166,55 @@ def test_the_ridge_grows_until_the_unseen_loss_falls(rng):
     reversed_sources = {key: tensors.scale(-1.0, value) for key, value in case.sources.items()}
     problem = replace(with_loss(case, loss), partly_unseen=reversed_sources)
     result = DirectSolve(relative_ridge=AdaptiveRidge(initial=1.0)).solve(problem, case.start())
-    for block in case.blocks:
-        np.testing.assert_allclose(
-            result.factors[block.name]["s"], constant.factors[block.name]["s"], rtol=1e-12
-        )
+    np.testing.assert_allclose(vector(case, result.factors), pulled_together(case, 16.0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("ridge", [0.1, 3.0])
+def test_bounds_hold_for_the_common_sizes_too(seed, ridge):
+    case = Case(np.random.default_rng(seed), Span(per="parameter", floor=0.0))
+    problem = replace(with_loss(case, true_quadratic(case, 1.0)), ridge=np.asarray(ridge))
+    result = DirectSolve(relative_ridge=AdaptiveRidge()).solve(problem, case.start())
+    expected = pulled_together(case, ridge)
+    np.testing.assert_allclose(vector(case, result.factors), expected, rtol=1e-8, atol=1e-12)
+
+
+def with_half(case, half):
+    problem = with_loss(case, true_quadratic(case, 1.0))
+    return replace(problem, half_gradient=unflatten(half), ridge=np.asarray(1e-3))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.2, 3.0])
+def test_noise_bounds_the_ridge_from_below(rng, noise):
+    case = Case(rng, Span(per="parameter"))
+    half = case.gradient + noise * rng.standard_normal(SIZE)
+    problem = with_half(case, half)
+    matrix, right = case.normal_equations()
+    directions = case.directions()
+    change = directions.T @ (half - case.gradient)
+    share = (change**2 / np.diag(matrix)).sum() / (right**2 / np.diag(matrix)).sum()
+    measured = float(assemble(problem, case.start()).noise())
+    np.testing.assert_allclose(measured, share, rtol=1e-10, atol=1e-30)
+    result = DirectSolve(relative_ridge=AdaptiveRidge()).solve(problem, case.start())
+    used = max(1e-3, min(1.0, 32.0 * share))
+    assert bool(used == 1e-3) is (noise == 0.0)
+    np.testing.assert_allclose(vector(case, result.factors), pulled_together(case, used), rtol=1e-8)
+
+
+def test_a_vanishing_gradient_is_all_noise_if_half_of_it_is_not(rng):
+    case = Case(rng, Span(per="parameter"))
+    case.problem.model.gradient.update(unflatten(np.zeros(SIZE)))
+    problem = with_half(case, np.ones(SIZE))
+    assert float(assemble(problem, case.start()).noise()) == 1.0
+    problem = with_half(case, np.zeros(SIZE))
+    assert float(assemble(problem, case.start()).noise()) == 0.0
+
+
+def test_noise_that_is_no_number_counts_in_full():
+    rule = AdaptiveRidge()
+    for noise, expected in ((np.nan, 1.0), (np.inf, 1.0), (0.0, 0.5), (1 / 64, 0.5), (1 / 40, 0.8)):
+        ridge = rule.least(BACKEND, np.asarray(0.5), np.asarray(noise))
+        assert float(ridge) == pytest.approx(expected)
 
 
 def test_a_model_without_loss_is_refused(rng):
@@ -161,6 +229,7 @@ def test_a_model_without_loss_is_refused(rng):
     [
         ({"initial": 0.0}, "initial must be"),
         ({"initial": 1e9}, "initial must lie between"),
+        ({"noise_weight": 0.0}, "noise_weight must be"),
         ({"factor": 1.0}, "factor must be above 1"),
         ({"doubted": 0.9}, "doubted must be at most trusted"),
     ],

@@ -155,14 +155,16 @@ class _Wrapper:
             def fit(old: PreconditionerState) -> PreconditionerState:
                 fit_batch = self._fit_batch(params, full_params, batch)
                 model = quadratic_model(self.config.curvature, fit_batch.problem)
+                seen = fit_batch.seen_gradient(model.gradient)
                 if self.config.apply_to == "gradient":
                     # U is fitted to act on gradients of this batch.
-                    own, seen = _as_sources(model.gradient), fit_batch.seen_gradient(model.gradient)
+                    own = _as_sources(model.gradient)
                     unseen = None if seen is None else _as_sources(seen)
                 else:
-                    own, steered = sources, fit_batch.partly_unseen(gradient, model.gradient)
+                    own = sources
+                    steered = fit_batch.partly_unseen(gradient, seen, model.gradient)
                     unseen = None if steered is None else updated(steered)[0]
-                return fitted(preconditioner, old, model, own, unseen)
+                return fitted(preconditioner, old, model, own, unseen, seen)
 
             due = finite & preconditioner.is_due(state.preconditioner)
             refresh = with_fast_convolutions(fit)
@@ -216,6 +218,7 @@ def fitted(
     model: QuadraticModel,
     sources: dict[str, Tensors],
     unseen: dict[str, Tensors] | None = None,
+    seen_gradient: Tensors | None = None,
 ) -> PreconditionerState:
     """Return the state after a fit, in the dtypes it had.
 
@@ -225,8 +228,9 @@ def fitted(
         model: quadratic model on the curvature batch.
         sources: what U is fitted on.
         unseen: the same had it not seen the whole batch, None for no judgement by it.
+        seen_gradient: gradient of every second example, None for no estimate of the noise.
     """
-    new = preconditioner.fit(state, model, sources, unseen)
+    new = preconditioner.fit(state, model, sources, unseen, seen_gradient)
     return jax.tree.map(lambda value, old: value.astype(old.dtype), new, state)
 
 

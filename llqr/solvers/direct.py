@@ -33,7 +33,8 @@ class DirectSolve(AbstractInnerSolver):
 
     Attributes:
         relative_ridge: ρ ≥ 0, adds this multiple of H's diagonal, or a rule that adapts ρ to the losses it
-            leads to. The ridge belongs to the objective that is minimised and reported.
+            leads to and pulls to common step sizes. The ridge belongs to the objective that is minimised
+            and reported.
         relative_cutoff: eigenvalues of H, scaled to unit diagonal, below this fraction of the largest are
             treated as zero, in [0, 1); never finer than the dtype resolves. An eigenvalue below minus
             that fraction is negative curvature.
@@ -102,6 +103,9 @@ class DirectSolve(AbstractInnerSolver):
             )
         if ridge is None:
             ridge = backend.asarray(rule.initial, system.start)
+        noise = system.noise()
+        if noise is not None:
+            ridge = rule.least(backend, ridge, noise)
         inputs, unseen = problem.inputs(), problem.partly_unseen_inputs()
         before = loss_at(tensors.scale(0.0, problem.step(inputs, system.initial)))
         resolution = rounding(before) * abs(before)
@@ -111,7 +115,7 @@ class DirectSolve(AbstractInnerSolver):
 
         def tried(attempt: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             used = attempt[1]
-            found = self._with_ridge(system, used).factors
+            found = self._pulled_together(system, used).factors
             gain = before - loss_at(problem.step(inputs, found))
             promised = -system.objective(system.matrix, found)
             other = gain if unseen is None else before - loss_at(problem.step(unseen, found))
@@ -120,7 +124,10 @@ class DirectSolve(AbstractInnerSolver):
 
         yes = backend.integer(0, before) == 0
         used, following, _ = backend.while_loop(is_bad, tried, (ridge, ridge, yes))
-        return self._with_ridge(system, used)._replace(ridge=following)
+        return self._pulled_together(system, used)._replace(ridge=following)
+
+    def _pulled_together(self, system: DirectSystem, ridge: Array) -> SolverResult:
+        return self._with_ridge(system.pulled_together(ridge, self.relative_cutoff), ridge)
 
     def _with_ridge(self, system: DirectSystem, ridge: Array | float) -> SolverResult:
         """Return the solution's factors if they are good, else the initial ones, and why."""

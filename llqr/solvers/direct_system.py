@@ -12,13 +12,14 @@ orders of magnitude: the unknowns are x_j = ‖d_j‖ s_j.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from llqr import tensors
 from llqr.backend import Array, Backend, Tensors
 from llqr.solvers.problem import FactorProblem
+from llqr.solvers.quadratic_program import minimise
 from llqr.structures.base import identity
 from llqr.structures.blocks import Block, BlockFactors
 
@@ -34,6 +35,7 @@ class DirectSystem:
         lengths: ‖d_j‖ [n].
         matrix: H [n, n], without a ridge.
         right: r [n].
+        half_right: r_A [n], of every second example of the batch; None if unknown.
     """
 
     problem: FactorProblem
@@ -42,12 +44,56 @@ class DirectSystem:
     lengths: Array
     matrix: Array
     right: Array
+    half_right: Array | None = None
 
     def ridged(self, ridge: Array | float) -> Array:
         """Return H + ρ diag H."""
         backend = self.problem.backend
-        unit = identity(backend, self.start.shape[0], self.start)
-        return self.matrix + ridge * (unit * backend.einsum("ii->i", self.matrix))
+        return _ridged(backend, self.matrix, ridge)
+
+    def pulled_together(self, ridge: Array | float, relative_cutoff: float) -> DirectSystem:
+        """Return the system whose ridge pulls to one step size per kind of direction, not to zero.
+
+        Args:
+            ridge: ρ, of both systems (:mod:`llqr.ridge` has the formula).
+            relative_cutoff: see :func:`llqr.solvers.quadratic_program.minimise`.
+        """
+        backend = self.problem.backend
+        kinds = self.lengths.reshape((-1, 1)) * self._kinds()
+        nothing = backend.zeros((kinds.shape[1],), self.right)
+        common, _ = minimise(
+            backend,
+            _ridged(backend, kinds.T @ (self.matrix @ kinds), ridge),
+            kinds.T @ self.right,
+            nothing,
+            relative_cutoff=relative_cutoff,
+            lower=nothing if self.problem.bounded else None,
+        )
+        target = kinds @ backend.where(backend.isfinite(common), common, nothing)
+        pull = ridge * (backend.einsum("ii->i", self.matrix) * target)
+        return replace(self, right=self.right + pull)
+
+    def noise(self) -> Array | None:
+        """Return ν, the share of noise in r; None if r_A is unknown."""
+        if self.half_right is None:
+            return None
+        backend = self.problem.backend
+        diagonal = backend.einsum("ii->i", self.matrix)
+        curved, ones = diagonal > 0.0, backend.ones(diagonal.shape, diagonal)
+        weights = backend.where(curved, 1.0 / backend.where(curved, diagonal, ones), 0.0 * ones)
+        change = self.half_right - self.right
+        noise, whole = (weights * change * change).sum(), (weights * self.right * self.right).sum()
+        one = backend.ones((), noise)
+        some, nothing = whole > 0.0, backend.where(noise > 0.0, one, 0.0 * one)
+        return backend.where(some, noise / backend.where(some, whole, one), nothing)
+
+    def _kinds(self) -> Array:
+        """Return P [n, kinds]: 1 where a factor belongs to a source, in the order of the factors."""
+        blocks = self.problem.blocks
+        sources = [source for block in blocks for source in block.structure.sources]
+        known = sorted(set(sources))
+        table = np.array([[source == kind for kind in known] for source in sources], float)
+        return self.problem.backend.asarray(table, self.lengths)
 
     def objective(self, matrix: Array, factors: BlockFactors) -> Array:
         """Return ½ xᵀHx − xᵀr, for this H or one with a ridge."""
@@ -121,7 +167,13 @@ def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
         lengths=lengths,
         matrix=0.5 * (matrix + matrix.T),
         right=pulled(model.gradient),
+        half_right=None if problem.half_gradient is None else pulled(problem.half_gradient),
     )
+
+
+def _ridged(backend: Backend, matrix: Array, ridge: Array | float) -> Array:
+    unit = identity(backend, matrix.shape[0], matrix)
+    return matrix + ridge * (unit * backend.einsum("ii->i", matrix))
 
 
 def _flatten(backend: Backend, blocks: Sequence[Block], factors: BlockFactors) -> Array:

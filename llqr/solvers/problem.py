@@ -23,6 +23,8 @@ class FactorProblem:
         ridge: ρ from the last fit, for a solver that adapts it.
         partly_unseen: sources that have not seen all of the model's batch (:mod:`llqr.holdout`), for a
             solver that judges by the loss; None for none.
+        half_gradient: gradient of every second example of the model's batch, for a solver that asks how
+            noisy the model's own gradient is; None for none.
     """
 
     backend: Backend
@@ -31,6 +33,7 @@ class FactorProblem:
     sources: Mapping[str, Tensors]
     ridge: Array | None = None
     partly_unseen: Mapping[str, Tensors] | None = None
+    half_gradient: Tensors | None = None
 
     def inputs(self) -> dict[str, Array]:
         """Return −x for every block: U is linear, so δ = U(f) (−x) needs no negation later on."""

@@ -177,7 +177,7 @@ class LLQR(AbstractWrapper):
             model = self._model(fit_batch)
             seen = fit_batch.seen_gradient(model.gradient)
             unseen = None if seen is None else _as_sources(seen)
-            self._fit(model, _as_sources(model.gradient), unseen)
+            self._fit(model, _as_sources(model.gradient), unseen, seen)
         exchanged = ExchangedGradients(self._members.parameters)
 
         def show() -> None:
@@ -204,10 +204,12 @@ class LLQR(AbstractWrapper):
         before = Snapshot(members.parameters, None if batch is None else self.base_optimizer)
         with undone_on_error(before):
             fit_batch = None if batch is None else self._fit_batch(batch)
-            unseen = None
-            if fit_batch is not None and closure is None:
+            seen = unseen = None
+            if fit_batch is not None:
                 # Before anything is linearised: the base changes parameters in place.
-                unseen = self._tried(fit_batch.partly_unseen(gradient), before)
+                seen = fit_batch.seen_gradient(gradient)
+                if closure is None:
+                    unseen = self._tried(fit_batch.partly_unseen(gradient, seen), before)
             if closure is None:
                 self.base_optimizer.step()
             else:
@@ -215,7 +217,7 @@ class LLQR(AbstractWrapper):
             sources = self._sources(before, gradient)
             if fit_batch is not None:
                 before.restore_parameters()
-                self._fit(self._model(fit_batch), sources, unseen)
+                self._fit(self._model(fit_batch), sources, unseen, seen)
             moved = self._precondition(sources)
             for name, parameter in members.parameters.items():
                 if parameter.grad is not None:
@@ -271,10 +273,15 @@ class LLQR(AbstractWrapper):
             return quadratic_model(self.config.curvature, fit_batch.problem)
 
     def _fit(
-        self, model: QuadraticModel, sources: dict[str, Tensors], unseen: dict[str, Tensors] | None
+        self,
+        model: QuadraticModel,
+        sources: dict[str, Tensors],
+        unseen: dict[str, Tensors] | None,
+        seen_gradient: Tensors | None,
     ) -> None:
+        preconditioner = self._members.preconditioner
         with without_autocast(self._members.like.device):
-            fitted = self._members.preconditioner.fit(self._state, model, sources, unseen)
+            fitted = preconditioner.fit(self._state, model, sources, unseen, seen_gradient)
         self._take(_in_all_processes(fitted, self.process_group))
         if int(self._state.last_fit.status) == Status.NOT_FINITE:
             message = reporting.failed_fit(self.last_fit)
