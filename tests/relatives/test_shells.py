@@ -170,7 +170,7 @@ def test_noise_adaptive_rates_shorten_the_base_update():
     "curvature", [Hessian(), GaussNewton(metric=LossHessian())], ids=["hessian", "gauss_newton"]
 )
 def test_gradient_normalized_newton_agrees_and_descends(curvature):
-    method = GradientNormalizedNewton(solver_steps=40, tolerance=1e-10)
+    method = GradientNormalizedNewton(solver_steps=40, tolerance=1e-14)
     model, data, losses = torch_model(), torch_batch(), []
     optimizer = torch_relatives.GradientNormalizedNewton(
         model, torch_loss, curvature=curvature, method=method
@@ -187,7 +187,7 @@ def test_gradient_normalized_newton_agrees_and_descends(curvature):
     for _ in range(6):
         updates, state = update(jax_gradient(params), state, params, batch=own)
         params = optax.apply_updates(params, updates)
-    check_equal(params, model, 1e-8)
+    check_equal(params, model)
     assert float(state.method["smoothness"]) == optimizer.counters()["smoothness"]
 
 
