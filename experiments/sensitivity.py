@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import ExperimentError
+from experiments.plan import Limits, TrialSpec
 from experiments.plots import png, styles, subplots
 from experiments.submissions import Submission
+from experiments.trial import flags
 from workloads_extra import registry, targets
 from workloads_extra.runner.options import parse
 from workloads_extra.runner.single import TrialRunner, make_runtime
 from workloads_extra.runner.submission import load_submission
 
-EVALUATIONS = 50
-"""Within the step hint."""
+RUNTIME_FACTOR = 100.0
+"""Large, so that steps end a run and not the clock."""
 AXES = {"batch_size": "batch size", "weight_scale": "scale of the initial weights"}
 
 
@@ -62,33 +64,34 @@ def run(setting: Setting, submission: Submission, point: dict[str, Any] | None) 
     Returns:
         The setting, ``steps_to_target`` (None if missed), ``best_validation`` and ``cpu_seconds``.
     """
-    goal, functions = targets.of(setting.workload), load_submission(submission.path)
-    size = setting.batch_size
+    spec = TrialSpec(
+        submission=submission.label,
+        framework=setting.framework,
+        ruleset=submission.ruleset,
+        path=submission.path,
+        space=submission.space,
+        workload=setting.workload,
+        study=0,
+        trial=1,
+        seed=setting.seed,
+        hyperparameters=point,
+        runtime_factor=RUNTIME_FACTOR,
+        clock="process",
+        **Limits().of(setting.workload),
+    )
+    functions, size = load_submission(spec.path), setting.batch_size
     if size is not None:
         functions = replace(functions, get_batch_size=lambda name: size)
-    workload = registry.make_workload(setting.workload, setting.framework)
+    workload = registry.make_workload(spec.workload, spec.framework)
     workload.init_model_fn = scaled(workload.init_model_fn, setting.weight_scale)
     with tempfile.TemporaryDirectory() as folder:
-        flags = {
-            "workload": setting.workload,
-            "framework": setting.framework,
-            "submission_path": submission.path,
-            "tuning_ruleset": submission.ruleset,
-            "tuning_search_space": submission.space,
-            "max_global_steps": goal.step_hint,
-            "eval_period_steps": max(goal.step_hint // EVALUATIONS, 1),
-            "runtime_factor": 100,
-            "ignore_test_target": True,
-            "clock": "process",
-            "experiment_dir": folder,
-            "experiment_name": "sensitivity",
-        }
-        options = parse([f"--{key}={value}" for key, value in flags.items() if value is not None])
+        directory = spec.directory(Path(folder))
+        runtime = make_runtime(spec.framework)
         runner = TrialRunner(
-            workload, functions, make_runtime(setting.framework), options, stream=None
+            workload, functions, runtime, parse(flags(spec, directory)), stream=None
         )
         outcome = runner.run(
-            Path(folder) / "trial", point, submission.space or "", setting.seed, number=1, label=""
+            directory, point, spec.space or "", spec.seed, number=spec.trial, label=""
         )
     return {
         **asdict(setting),

@@ -128,7 +128,7 @@ def _train(spec: TrialSpec, root: Path) -> Outcome:
     """Run the runner's trial."""
     os.chdir(ROOT)
     directory = spec.directory(root)
-    options = parse(_flags(spec, directory))
+    options = parse(flags(spec, directory))
     workload = registry.make_workload(spec.workload, spec.framework)
     runtime = make_runtime(spec.framework)
     try:
@@ -148,7 +148,7 @@ def _train(spec: TrialSpec, root: Path) -> Outcome:
     return outcome
 
 
-def _flags(spec: TrialSpec, directory: Path) -> list[str]:
+def flags(spec: TrialSpec, directory: Path) -> list[str]:
     """Flags of ``python -m workloads_extra.run`` that state the same trial."""
     values = {
         "workload": spec.workload,

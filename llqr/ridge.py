@@ -25,7 +25,7 @@ is noise (r_A − r varies as r does), and ρ ≥ min(1, κ ν). A batch that is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from llqr._checks import check_positive
 from llqr.backend import Array, Backend
@@ -59,10 +59,8 @@ class AdaptiveRidge:
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        for name in (
-            *("initial", "factor", "trusted", "doubted", "smallest", "largest", "noise_weight"),
-        ):
-            check_positive(name, getattr(self, name))
+        for field in fields(self):
+            check_positive(field.name, getattr(self, field.name))
         if not self.smallest <= self.initial <= self.largest:
             raise ValueError(
                 "initial must lie between smallest and largest, got "

@@ -25,6 +25,7 @@ from workloads_extra.runner.errors import RunnerError
 
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 WEIGHT_SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
+KEY = ("axis", *Setting.__dataclass_fields__)
 
 
 def main() -> None:
@@ -96,11 +97,7 @@ def first_point(submission: Submission) -> dict[str, Any] | None:
 
 def key_of(record: dict[str, Any]) -> str:
     """Return what tells runs apart, as text."""
-    fields = (
-        *("axis", "submission", "workload", "framework", "seed"),
-        *("batch_size", "weight_scale"),
-    )
-    return json.dumps([record[field] for field in fields])
+    return json.dumps([record[field] for field in KEY])
 
 
 if __name__ == "__main__":
