@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llqr import tensors
+from llqr import fitting, tensors
 from llqr._checks import check_arrays
 from llqr.averaging import average
 from llqr.backend import Array, Backend, Tensors
-from llqr.damping import ConstantDamping, GradientNormDamping
-from llqr.intervals import AdaptiveInterval, scheduled
+from llqr.damping import GradientNormDamping
 from llqr.quadratic import QuadraticModel
 from llqr.reach import reaches, shortened, unbounded
 from llqr.settings import LLQRConfig
-from llqr.solvers import FactorProblem, SolverResult, Status
+from llqr.solvers import FactorProblem, Status
 from llqr.solvers.base import describe
 from llqr.state import FitReport, PreconditionerState
 from llqr.structures.base import Shape
@@ -87,6 +86,8 @@ class Preconditioner:
             interval=zero + 1,
             smoothness=self.backend.asarray(gamma, one),
             ridge=self.backend.asarray(self.config.inner_solver.initial_ridge, one),
+            length=self.backend.asarray(1.0, one),
+            lengths=zero,
             reach={block.name: unbounded(self.backend, number) for block in self.blocks},
             last_fit=FitReport(
                 status=zero,
@@ -134,33 +135,40 @@ class Preconditioner:
         """
         backend, config = self.backend, self.config
         check_arrays("model.gradient", model.gradient, self.shapes)
-        self._check_sources(sources, self.sources)
+        annealed = set() if config.annealing is None else {"input"}
+        self._check_sources(sources, self.sources | annealed)
         if partly_unseen is not None:
             self._check_sources(partly_unseen, self.sources)
         if half_gradient is not None:
             check_arrays("half_gradient", half_gradient, self.shapes)
-        damping = self._damping(model, state)
+        damping = fitting.damping(backend, config, model, state)
         start = state.factors if config.warm_start else self.identity(model.gradient)
         damped = model.with_damping(damping)
         problem = FactorProblem(
             backend, damped, self.blocks, sources, state.ridge, partly_unseen, half_gradient
         )
         result = config.inner_solver.solve(problem, start)
-        accepted, smoothness = self._judge(problem, result, damping, state)
+        accepted, smoothness = fitting.judged(config, problem, result, damping, state)
         one, zero = backend.integer(1, state.step), backend.integer(0, state.step)
         taken = backend.where(accepted, one, zero)
-        steps, useless = self._interval(state, result)
+        steps, useless = fitting.interval(backend, config, state, result)
+        next_fit = state.step + backend.where(accepted, steps, one)
+        if config.annealing is not None:
+            next_fit = config.annealing.next_fit(backend, next_fit)
+        length, lengths = self._measured(state, damped, sources)
         averaged = average(backend, config, state, result.factors, replace=useless)
         factors = backend.select(accepted, averaged, state.factors)
         return state._replace(
             factors=factors,
             reach=self._reach(state, factors, sources),
-            next_fit=state.step + backend.where(accepted, steps, one),
+            next_fit=next_fit,
             fits=state.fits + taken,
             rejected=state.rejected + (1 - taken),
             interval=backend.where(accepted, steps, one),
             smoothness=smoothness,
             ridge=state.ridge if result.ridge is None else result.ridge,
+            length=length,
+            lengths=lengths,
             last_fit=FitReport(
                 status=result.status,
                 objective_start=result.objective_start,
@@ -170,14 +178,14 @@ class Preconditioner:
                 rises=result.rises,
                 damping=self.backend.asarray(damping, state.smoothness),
                 accepted=taken,
-                bad_block=self._bad_block(result, state.step),
+                bad_block=fitting.bad_block(backend, self.blocks, result, state.step),
             ),
         )
 
     def precondition(
         self, state: PreconditionerState, sources: Mapping[str, Tensors]
     ) -> tuple[Tensors, PreconditionerState]:
-        """Return U x for every parameter, no longer than ``config.growth`` allows.
+        """Return U x for every parameter, no longer than ``config.growth`` allows, or annealed.
 
         A block whose U x is not finite returns its input.
 
@@ -195,6 +203,7 @@ class Preconditioner:
         values, bad = backend.finite_or(values, plain)
         if self.config.growth is not None:
             values = shortened(backend, values, self._in_order(state.reach), self.config.growth)
+        values = self._annealed(state, values, plain)
         result: Tensors = {}
         for block, value in zip(self.blocks, values, strict=True):
             result.update(block.split(value))
@@ -257,26 +266,32 @@ class Preconditioner:
         found = reaches(self.backend, self._applied(factors, sources))
         return {block.name: value for block, value in zip(self.blocks, found, strict=True)}
 
-    def _interval(
-        self, state: PreconditionerState, result: SolverResult
-    ) -> tuple[Array, Array | None]:
-        """Return the steps to the next fit, and whether the factors in use have become useless."""
-        rule = self.config.update_interval
-        if not isinstance(rule, AdaptiveInterval):
-            return scheduled(self.backend, rule, state.step), None
-        old, new = result.objective_start, result.objective
-        # The factors before the first fit are the identity, which says nothing about the interval.
-        known = self.backend.where(state.fits > 0, old, 0.0 * old)
-        steps = rule.next(self.backend, state.interval, known, new, state.step)
-        # Factors whose step would no longer lower the model are replaced, not averaged.
-        return steps, ~(old < 0.0)
+    def _measured(
+        self, state: PreconditionerState, model: QuadraticModel, sources: Mapping[str, Tensors]
+    ) -> tuple[Array, Array]:
+        """Return the mean length for an annealing, and the number of fits that it is of."""
+        rule, kept = self.config.annealing, (state.length, state.lengths)
+        if rule is None:
+            return kept
 
-    def _bad_block(self, result: SolverResult, like: Array) -> Array:
-        index = self.backend.integer(-1, like)
-        for position in reversed(range(len(self.blocks))):
-            finite = result.block_finite[self.blocks[position].name]
-            index = self.backend.where(finite, index, self.backend.integer(position, like))
-        return index
+        def measured(before: tuple[Array, Array]) -> tuple[Array, Array]:
+            return rule.mean(self.backend, *before, *model.along(sources["input"]))
+
+        return self.backend.cond(rule.measures(state.step), measured, lambda before: before, kept)
+
+    def _annealed(
+        self, state: PreconditionerState, values: list[Array], plain: list[Array]
+    ) -> list[Array]:
+        """Return U x, or after the start of an annealing a multiple of x."""
+        backend, rule = self.backend, self.config.annealing
+        if rule is None:
+            return values
+        length, begun = rule.length(backend, state.length, state.step), state.step >= rule.start
+
+        def one(value: Array, x: Array) -> Array:
+            return backend.where(begun, backend.asarray(length, x) * x, value)
+
+        return [one(value, x) for value, x in zip(values, plain, strict=True)]
 
     def _graft(self, value: Array, plain: Array) -> Array:
         """Return ``value`` rescaled to the norm of ``plain`` (unchanged where it vanishes)."""
@@ -284,34 +299,3 @@ class Preconditioner:
         norm, target = backend.sqrt((value * value).sum()), backend.sqrt((plain * plain).sum())
         positive, one = norm > 0.0, backend.ones((), norm)
         return value * backend.where(positive, target / backend.where(positive, norm, one), one)
-
-    def _damping(self, model: QuadraticModel, state: PreconditionerState) -> Array | float:
-        damping = self.config.damping
-        if isinstance(damping, ConstantDamping):
-            return float(damping.value)
-        return damping.value(self.backend, model.gradient, state.smoothness)
-
-    def _judge(
-        self,
-        problem: FactorProblem,
-        result: SolverResult,
-        damping: Array | float,
-        state: PreconditionerState,
-    ) -> tuple[Array, Array]:
-        """Return whether the fit is taken into use, and the new γ."""
-        backend, rule = self.backend, self.config.damping
-        usable = backend.isfinite(result.objective) & backend.isfinite(result.objective_start)
-        if not isinstance(rule, GradientNormDamping):
-            return usable, state.smoothness
-        evaluate = problem.model.loss_and_gradient
-        if evaluate is None:
-            raise ValueError(
-                "damping by the gradient norm needs model.loss_and_gradient to accept or reject a "
-                "fit, got None; supply it or use a constant damping"
-            )
-        step = problem.step(problem.inputs(), result.factors)
-        loss, _ = evaluate(tensors.scale(0.0, step))
-        new_loss, new_gradient = evaluate(step)
-        better = rule.accepts(backend, damping, loss, new_loss, new_gradient)
-        accepted = usable & backend.isfinite(new_loss) & better
-        return accepted, rule.adapted(backend, state.smoothness, accepted)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llqr.annealing import Annealing
 from llqr.config import LLQRConfig, check_known, configure
 from llqr.intervals import AdaptiveInterval, Interval
 from llqr.metrics import AbstractMetric
@@ -96,6 +97,7 @@ def published(
 def step_sizes(
     likelihood: str | AbstractMetric,
     *,
+    total_steps: int | None = None,
     output_metric: float = 0.01,
     update_interval: Interval = DEFAULT_INTERVAL,
     **overrides: Any,
@@ -107,10 +109,12 @@ def step_sizes(
     learning rate only scales a direction, and so drops out; Adam with betas 0.9 and 0.99 is the base this
     was measured with. How far the quadratic model is trusted follows the losses its steps lead to
     (:mod:`llqr.ridge`), on examples that they were made of and on others (:mod:`llqr.holdout`); how long a
-    solution is used follows how fast it moves (:mod:`llqr.intervals`).
+    solution is used follows how fast it moves (:mod:`llqr.intervals`). Where the length of the run is known,
+    its last four fifths anneal one length, measured in the first tenth (:mod:`llqr.annealing`).
 
     Args:
         likelihood: loss type whose Fisher F is used, a name or a metric.
+        total_steps: steps of the run; None not to anneal.
         output_metric: ε > 0, bounds the change of the outputs where F vanishes (near interpolation).
         update_interval: steps between solves, a schedule of the step, or a rule.
         **overrides: settings of :func:`llqr.config.configure` to change.
@@ -119,6 +123,7 @@ def step_sizes(
         ValueError: for unknown names, listing the known ones, or values out of range.
     """
     settings: dict[str, Any] = {
+        "annealing": None if total_steps is None else Annealing(total_steps=total_steps),
         "curvature": "fisher",
         "curvature_options": {"likelihood": likelihood, "output_metric": output_metric},
         "structure": Span(per="parameter", directions=("update", "gradient"), floor=0.0),

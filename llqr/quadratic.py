@@ -47,6 +47,17 @@ class QuadraticModel:
             return product  # spares a vector of the size of the network
         return tensors.add_scaled(product, self.damping, direction)
 
+    def along(self, direction: Tensors) -> tuple[Array, Array]:
+        """Return ⟨x, g⟩ and ⟨x, (C + λI) x⟩, which give m(−c x) for every number c.
+
+        Costs one curvature-vector product, or a forward product where there is ``gram``.
+        """
+        slope = tensors.dot(direction, self.gradient)
+        if self.gram is None:
+            return slope, tensors.dot(direction, self.product(direction))
+        curvature = self.gram(lambda e: tensors.scale(e[0], direction), 1)[0, 0]
+        return slope, curvature + self.damping * tensors.dot(direction, direction)
+
     def residual(self, step: Tensors) -> Tensors:
         """Return r = g + (C + λI) δ, the gradient of m at δ: one curvature-vector product."""
         return tensors.add(self.gradient, self.product(step))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from llqr import solvers, structures
 from llqr._checks import check_fraction, check_positive_int, is_number
+from llqr.annealing import Annealing
 from llqr.curvature import AbstractCurvature
 from llqr.damping import ConstantDamping, Damping, GradientNormDamping
 from llqr.intervals import AdaptiveInterval, Interval, Schedule
@@ -39,6 +40,7 @@ class LLQRConfig:
             of the fit had not been in the gradient (:mod:`llqr.holdout`), and the noise of the gradient is
             estimated (:mod:`llqr.ridge`). Needs a solver that judges by the loss; not for JAX models with
             BatchNorm, whose statistics only you know (torch ones are recognised). None for neither.
+        annealing: when solved factors give way to one length that falls to nothing, None for never.
         grafting: ``"none"``, or ``"norm"`` to keep the norm of what was preconditioned, per parameter.
         fold: where weights of three or more axes fold; None for the framework's convention.
     """
@@ -56,6 +58,7 @@ class LLQRConfig:
     apply_to: Literal["gradient", "update"] = "gradient"
     growth: float | None = None  # κ
     held_out: float | None = None  # ψ
+    annealing: Annealing | None = None
     grafting: Literal["none", "norm"] = "none"
     fold: Fold | None = None
 
@@ -125,6 +128,10 @@ class LLQRConfig:
                 "ConjugateGradient()",
             ),
             "damping": (isinstance(self.damping, dampings), "ConstantDamping(value=0.0)"),
+            "annealing": (
+                self.annealing is None or isinstance(self.annealing, Annealing),
+                "Annealing(total_steps=1000), or None",
+            ),
             "fold": (self.fold is None or callable(self.fold), "structures.fold_output_last"),
         }
         for name, (right, example) in rules.items():

@@ -47,6 +47,8 @@ class PreconditionerState(NamedTuple):
         interval: steps between fits of an adaptive interval.
         smoothness: γ of gradient-normalized damping.
         ridge: ρ of an adaptive ridge.
+        length: c of an annealing, the mean so far; 1 before the first (:mod:`llqr.annealing`).
+        lengths: number of those in it.
         reach: ‖U x‖ of every block at its last fit, by block name (:mod:`llqr.reach`).
         last_fit: numbers of the last fit.
     """
@@ -60,5 +62,7 @@ class PreconditionerState(NamedTuple):
     interval: Array
     smoothness: Array
     ridge: Array
+    length: Array
+    lengths: Array
     reach: dict[str, Array]
     last_fit: FitReport

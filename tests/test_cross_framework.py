@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from llqr.annealing import Annealing
 from llqr.backend import Array, Tensors
 from llqr.config import SOLVERS, STRUCTURES, configure
 from llqr.curvature import AbstractCurvature, GaussNewton, Hessian, LossHessian, quadratic_model
@@ -275,8 +276,9 @@ def test_a_compiled_fit_gives_the_factors_of_torch(case):
         np.testing.assert_allclose(actual[name], value, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("annealing", [None, Annealing(total_steps=4, solved=0.75, measured=0.5)])
 @pytest.mark.parametrize("apply_to", ["gradient", "update"])
-def test_training_steps_agree(apply_to):
+def test_training_steps_agree(apply_to, annealing):
     """Both shells around their framework's SGD with momentum, over refreshes."""
     case = CASES["categorical"]
     config = configure(
@@ -288,6 +290,7 @@ def test_training_steps_agree(apply_to):
         curvature_batch_size=5,
         chunk_size=2,
         apply_to=apply_to,
+        annealing=annealing,
     )
     arrays = numpy_batch(False)
     expected = named({"": torch_training(case, config, arrays)})

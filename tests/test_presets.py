@@ -81,7 +81,8 @@ def test_unknown_names_list_the_known_ones():
         presets.published("cifar", learning_rate=0.1)
 
 
-def test_step_sizes_do_not_depend_on_the_learning_rate():
+@pytest.mark.parametrize("total_steps", [None, 20])
+def test_step_sizes_do_not_depend_on_the_learning_rate(total_steps):
     """Whatever Adam's learning rate, the solved steps, hence the parameters, are the same."""
     torch = pytest.importorskip("torch")
     from llqr.torch import LLQR
@@ -97,7 +98,7 @@ def test_step_sizes_do_not_depend_on_the_learning_rate():
             return torch.nn.functional.cross_entropy(outputs, batch[1])
 
         base = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
-        config = presets.step_sizes("categorical", update_interval=3)
+        config = presets.step_sizes("categorical", total_steps=total_steps, update_interval=3)
         optimizer = LLQR(base, model, loss_fn, config)
         losses = []
         for _ in range(12):

@@ -72,7 +72,10 @@ class JaxTrainer:
     def _step(
         self, state: Any, params: Any, model_state: Any, batch: Any, rng: Any
     ) -> tuple[Any, Any, Any, dict[str, Any]]:
-        loss, gradient, model_state, outputs = self._gradient(params, model_state, batch, rng)
+        smoothing = self.recipe.smoothing(find_states(state)[0].preconditioner.step, jnp)
+        loss, gradient, model_state, outputs = self._gradient(
+            params, model_state, batch, rng, smoothing
+        )
         norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient)))
         if self.recipe.gradient_clip is not None:
             share = jnp.minimum(1.0, self.recipe.gradient_clip / jnp.maximum(norm, 1e-16))
@@ -90,7 +93,9 @@ class JaxTrainer:
         }
         return state, optax.apply_updates(params, updates), model_state, metrics
 
-    def _gradient(self, params: Any, model_state: Any, batch: Any, rng: Any) -> tuple:
+    def _gradient(
+        self, params: Any, model_state: Any, batch: Any, rng: Any, smoothing: Any
+    ) -> tuple:
         """Return the mean training loss, its gradient, the new model state and the outputs."""
         recipe = self.recipe
         dropout = {} if recipe.dropout_rate is None else {"dropout_rate": recipe.dropout_rate}
@@ -109,7 +114,7 @@ class JaxTrainer:
                 label_batch=batch["targets"],
                 logits_batch=outputs,
                 mask_batch=batch.get("weights"),
-                label_smoothing=recipe.label_smoothing,
+                label_smoothing=smoothing,
             )
             return loss["summed"], (loss["n_valid_examples"], new_state, outputs)
 
@@ -158,8 +163,11 @@ class JaxTrainer:
             config=recipe.config(self._names, *known),
         )
         if self._left:
+            left = optax.chain(
+                base, optax.scale_by_schedule(lambda step: recipe.left_share(step, jnp))
+            )
             direction = optax.multi_transform(
-                {PRECONDITIONED: direction, LEFT: base}, self._labels(params)
+                {PRECONDITIONED: direction, LEFT: left}, self._labels(params)
             )
         schedule = recipe.schedule
         return optax.chain(

@@ -6,10 +6,12 @@ and η_t the schedule. The two rulesets differ in what sets the length:
 * external tuning: warm-up and cosine from the workload's step hint times a tuned peak; U keeps the norm
   of a per parameter (grafting), or, for the structure ``"span"``, solves for it, and the peak is a factor
   near 1;
-* self-tuning: U solves for the length of Adam's direction and of the raw gradient in every group of
-  parameters, and η_t = 1. What remains is fixed by rules without a workload's name in them: the decay of
-  tensors of two axes or more rises from 0 to 15 over the step hint's steps, in units of its inverse, and
-  softmax losses are smoothed by 0.1, so that the Fisher does not vanish when the network fits its data.
+* self-tuning: in the first fifth of the step hint T, U solves for the length of Adam's direction and of the
+  raw gradient in every group of parameters; then one length, measured in the first tenth, falls linearly
+  (:mod:`llqr.annealing`), and η_t = 1. What remains is fixed by rules without a workload's name in them. The
+  decay of tensors of two axes or more is 15/T times t/T while lengths are solved for, which is little, then
+  15/T times the share of the length that is left. Softmax losses are smoothed by 0.1 while lengths are solved
+  for, so that the Fisher does not vanish when the network fits its data, and not afterwards.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from llqr.algoperf.curvatures import fisher
 from llqr.algoperf.grouping import step_sizes
 from llqr.algoperf.likelihoods import loss_name
 from llqr.algoperf.planning import Plan
+from llqr.annealing import Annealing
 from llqr.backend import Array
 from llqr.config import LLQRConfig, check_known, configure
 from llqr.intervals import AdaptiveInterval
@@ -41,9 +44,9 @@ FALLBACK_STEP = 1e-3
 SHORTEST_LIMIT, LONGEST_LIMIT = 20, 100
 """Bounds of the limit on an adaptive interval, in steps."""
 FULL_DECAY = 15.0
-"""Self-tuning's weight decay at the step hint, in units of one over the step hint."""
+"""Largest weight decay of self-tuning, in units of one over the step hint."""
 SMOOTHING = 0.1
-"""Label smoothing of self-tuning."""
+"""Label smoothing of self-tuning, while step sizes are solved for."""
 STRUCTURES = ("span", "diagonal", "kronecker", "ekfac")
 
 
@@ -82,8 +85,9 @@ class Recipe:
         epsilon: Adam's ε.
         weight_decay: decoupled decay w, in units of η_t.
         decay_axes: fewest axes of a tensor that decays.
-        decay_ramp: steps over which the decay rises from 0 to w; 0 for none.
-        label_smoothing: passed to the workload's loss.
+        decay_ramp: steps over which the decay rises from 0 to w; 0 for none. While a length is annealed, the
+            decay is w times the share of it that is left.
+        label_smoothing: passed to the workload's loss until a length is annealed.
         dropout_rate: passed to the workload's model, None for its default.
         gradient_clip: largest norm of the training gradient, None for none.
         structure: a name of :data:`STRUCTURES`.
@@ -92,6 +96,7 @@ class Recipe:
         ema_decay: β of the average over fits.
         output_metric: ε of C = Jᵀ(F + εI)J.
         inner_steps: steps of conjugate gradient, for structures other than the span.
+        annealing: when solved lengths give way to one that falls, None for never.
     """
 
     schedule: Schedule | None = None
@@ -111,6 +116,7 @@ class Recipe:
     ema_decay: float = 0.5
     output_metric: float = 0.01
     inner_steps: int = 10
+    annealing: Annealing | None = None
 
     def __post_init__(self) -> None:
         """Validate the settings that nothing else validates."""
@@ -129,9 +135,25 @@ class Recipe:
 
     def decay(self, step: Any, numpy: ModuleType) -> Array:
         """Return w at a step ≥ 0; ``numpy`` is NumPy or ``jax.numpy``."""
-        if self.decay_ramp == 0:
-            return self.weight_decay * numpy.ones(())
-        return self.weight_decay * numpy.minimum(step / self.decay_ramp, 1.0)
+        share = numpy.ones(())
+        if self.decay_ramp > 0:
+            share = numpy.minimum(step / self.decay_ramp, 1.0)
+        if self.annealing is not None:
+            left = self.annealing.share(step, numpy.maximum)
+            share = numpy.where(step < self.annealing.start, share, left)
+        return self.weight_decay * share
+
+    def smoothing(self, step: Any, numpy: ModuleType) -> Array:
+        """Return the label smoothing at a step ≥ 0; ``numpy`` is NumPy or ``jax.numpy``."""
+        annealed = self.annealing is not None and step >= self.annealing.start
+        return self.label_smoothing * numpy.where(annealed, 0.0, 1.0)
+
+    def left_share(self, step: Any, numpy: ModuleType) -> Array:
+        """Return how much of its length the direction of tensors too large to be fitted keeps."""
+        if self.annealing is None:
+            return numpy.ones(())
+        left = self.annealing.share(step, numpy.maximum)
+        return numpy.where(step < self.annealing.start, 1.0, left)
 
     def settings(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the settings of :func:`llqr.config.configure` that depend on parameter names alone."""
@@ -187,6 +209,7 @@ class Recipe:
             ema_decay=self.ema_decay,
             ema_debias=True,
             growth=GROWTH if self.is_span else None,
+            annealing=self.annealing,
             held_out=plan.held_out if self.is_span and plan is not None else None,
             chunk_size=None if plan is None else plan.chunk_size,
         )
@@ -206,6 +229,7 @@ def self_tuning(workload: Any, hyperparameters: Any = None) -> Recipe:
         decay_axes=2,
         decay_ramp=steps,
         label_smoothing=SMOOTHING if softmax else 0.0,
+        annealing=Annealing(total_steps=steps),
     )
 
 

@@ -112,7 +112,7 @@ class TorchTrainer:
             label_batch=batch["targets"],
             logits_batch=outputs,
             mask_batch=batch.get("weights"),
-            label_smoothing=recipe.label_smoothing,
+            label_smoothing=float(recipe.smoothing(self.steps, np)),
         )
         total, count = loss["summed"], loss["n_valid_examples"]
         count = torch.as_tensor(count, dtype=total.dtype, device=total.device).detach()
@@ -163,6 +163,9 @@ class TorchTrainer:
         old = [value.detach().clone() for value in self._parameters] if moves else []
         self.optimizer.step(batch=piece)
         if self.left is not None:
+            share = float(self.recipe.left_share(self.steps, np))
+            for group in self.left.param_groups:
+                group["lr"] = self.recipe.base_step * share
             self.left.step()
         if moves:
             torch._foreach_lerp_(self._parameters, old, 1.0 - rate)

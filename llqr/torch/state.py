@@ -9,12 +9,12 @@ from torch import Tensor
 
 from llqr.preconditioner import FitReport, Preconditioner, PreconditionerState
 
-VERSION = 3
+VERSION = 4
 KEY = "llqr"
 """Where this state stands beside the base optimizer's ``"state"`` and ``"param_groups"``."""
 
-_COUNTERS = ("step", "next_fit", "fits", "rejected", "fallbacks", "interval")
-_NUMBERS = ("smoothness", "ridge")
+_COUNTERS = ("step", "next_fit", "fits", "rejected", "fallbacks", "interval", "lengths")
+_NUMBERS = ("smoothness", "ridge", "length")
 
 
 def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: int) -> dict:

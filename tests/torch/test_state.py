@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 
+from llqr.annealing import Annealing
 from tests.torch.training import (
     BASES,
     batches,
@@ -38,7 +39,19 @@ def build(base="adam", dtype=torch.float64, **settings):
 @pytest.mark.parametrize("apply_to", ["gradient", "update"])
 @pytest.mark.parametrize("structure", ["diagonal", "kronecker", "low_rank"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, apply_to, structure):
-    settings = {"apply_to": apply_to, "structure": structure, "damping": "gradient_norm"}
+    check_resumed(base, apply_to=apply_to, structure=structure, damping="gradient_norm")
+
+
+@pytest.mark.parametrize("apply_to", ["gradient", "update"])
+def test_a_run_resumed_before_its_annealing_equals_an_uninterrupted_one(apply_to):
+    rule = Annealing(total_steps=10, solved=0.5, measured=0.4)
+    (state, *_) = check_resumed("adam", apply_to=apply_to, annealing=rule)
+    assert state["llqr"]["counters"]["lengths"] == 2
+    assert float(state["llqr"]["numbers"]["length"]) not in (0.0, 1.0)
+
+
+def check_resumed(base, **settings):
+    """Train with and without an interruption, compare, and return all that is left."""
     runs = []
     for interrupted in (False, True):
         model, optimizer = build(base, **settings)
@@ -60,6 +73,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, apply_to, s
         runs.append(everything(optimizer))
     assert same(runs[0], runs[1])
     assert runs[0][0]["llqr"]["counters"]["step"] == 8
+    return runs[0]
 
 
 def test_the_state_holds_tensors_numbers_and_strings_only():
@@ -163,7 +177,7 @@ def broken(kind):
     ("kind", "message"),
     [
         ("base", r'must hold the key "llqr", got .*base_optimizer\.load_state_dict'),
-        ("version", "must have version 3, got 99"),
+        ("version", "must have version 4, got 99"),
         ("shape", r"factors of block '0\.bias' must have shapes .*\(6,\).* got .*\(2,\)"),
         ("groups", "different number of parameter groups"),
     ],

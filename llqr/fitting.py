@@ -1,0 +1,81 @@
+"""What surrounds an inner solve: the damping before; after it, is it used, and when is the next one due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llqr import tensors
+from llqr.backend import Array, Backend
+from llqr.damping import ConstantDamping, GradientNormDamping
+from llqr.intervals import AdaptiveInterval, scheduled
+from llqr.quadratic import QuadraticModel
+from llqr.settings import LLQRConfig
+from llqr.solvers import FactorProblem, SolverResult
+from llqr.state import PreconditionerState
+from llqr.structures.blocks import Block
+
+
+def damping(
+    backend: Backend, config: LLQRConfig, model: QuadraticModel, state: PreconditionerState
+) -> Array | float:
+    """Return λ of the coming fit."""
+    rule = config.damping
+    if isinstance(rule, ConstantDamping):
+        return float(rule.value)
+    return rule.value(backend, model.gradient, state.smoothness)
+
+
+def judged(
+    config: LLQRConfig,
+    problem: FactorProblem,
+    result: SolverResult,
+    used_damping: Array | float,
+    state: PreconditionerState,
+) -> tuple[Array, Array]:
+    """Return whether the fit is taken into use, and the new γ.
+
+    Raises:
+        ValueError: if the damping's rule needs losses that the model cannot evaluate.
+    """
+    backend, rule = problem.backend, config.damping
+    usable = backend.isfinite(result.objective) & backend.isfinite(result.objective_start)
+    if not isinstance(rule, GradientNormDamping):
+        return usable, state.smoothness
+    evaluate = problem.model.loss_and_gradient
+    if evaluate is None:
+        raise ValueError(
+            "damping by the gradient norm needs model.loss_and_gradient to accept or reject a "
+            "fit, got None; supply it or use a constant damping"
+        )
+    step = problem.step(problem.inputs(), result.factors)
+    loss, _ = evaluate(tensors.scale(0.0, step))
+    new_loss, new_gradient = evaluate(step)
+    better = rule.accepts(backend, used_damping, loss, new_loss, new_gradient)
+    accepted = usable & backend.isfinite(new_loss) & better
+    return accepted, rule.adapted(backend, state.smoothness, accepted)
+
+
+def interval(
+    backend: Backend, config: LLQRConfig, state: PreconditionerState, result: SolverResult
+) -> tuple[Array, Array | None]:
+    """Return the steps to the next fit, and whether the factors in use have become useless."""
+    rule = config.update_interval
+    if not isinstance(rule, AdaptiveInterval):
+        return scheduled(backend, rule, state.step), None
+    old, new = result.objective_start, result.objective
+    # The factors before the first fit are the identity, which says nothing about the interval.
+    known = backend.where(state.fits > 0, old, 0.0 * old)
+    steps = rule.next(backend, state.interval, known, new, state.step)
+    # Factors whose step would no longer lower the model are replaced, not averaged.
+    return steps, ~(old < 0.0)
+
+
+def bad_block(
+    backend: Backend, blocks: Sequence[Block], result: SolverResult, like: Array
+) -> Array:
+    """Return the index of the first block whose numbers were not finite, −1 if there is none."""
+    index = backend.integer(-1, like)
+    for position in reversed(range(len(blocks))):
+        finite = result.block_finite[blocks[position].name]
+        index = backend.where(finite, index, backend.integer(position, like))
+    return index

@@ -1,0 +1,192 @@
+"""The end of a long run: what c is, how the length falls, and that nothing is fitted any more."""
+
+import numpy as np
+import pytest
+
+from llqr import presets
+from llqr.algoperf.recipes import FULL_DECAY, SMOOTHING, self_tuning
+from llqr.annealing import NEVER, Annealing
+from llqr.backend import NumpyBackend
+from llqr.config import configure
+from llqr.quadratic import QuadraticModel
+from tests import backends, fits
+
+RULE = Annealing(total_steps=100, solved=0.2, measured=0.1, warmup=0.04, factor=1.5, least=0.05)
+SHARES = {20: 0.25, 21: 0.5 * 79 / 80, 23: 77 / 80, 60: 0.5, 99: 0.05, 100: 0.05, 500: 0.05}
+
+
+@pytest.mark.parametrize("step", SHARES)
+def test_the_share_rises_and_falls_linearly_and_keeps_a_rest(step):
+    assert RULE.start == 20
+    assert RULE.share(step, max) == pytest.approx(SHARES[step], rel=1e-14)
+    assert RULE.share(np.array(step), np.maximum) == pytest.approx(SHARES[step], rel=1e-14)
+
+
+@pytest.mark.parametrize("framework", backends.BACKENDS)
+def test_the_length_is_the_mean_times_the_share_in_every_framework(framework):
+    backend, to, back = backends.make(framework)
+    mean = to(np.array(0.3))
+    found = RULE.length(backend, mean, backend.integer(60, mean))
+    assert found.dtype == mean.dtype
+    np.testing.assert_allclose(back(found), 1.5 * 0.3 * 0.5, rtol=1e-14)
+
+
+@pytest.mark.parametrize("framework", backends.BACKENDS)
+def test_the_mean_is_geometric_and_leaves_out_what_is_no_length(rng, framework):
+    backend, to, back = backends.make(framework)
+    slopes, curvatures = rng.uniform(0.1, 5.0, (2, 6))
+    mean = to(np.array(1.0))
+    counted = backend.integer(0, mean)
+    bad = [
+        (1.0, 0.0),
+        (0.0, 1.0),
+        (-1.0, 2.0),
+        (1.0, -2.0),
+        (np.nan, 1.0),
+        (1.0, np.nan),
+        (np.inf, 1.0),
+    ]
+    for pair in [*bad, *zip(slopes, curvatures, strict=True), *bad]:
+        mean, counted = RULE.mean(backend, mean, counted, *(to(np.array(x)) for x in pair))
+    assert int(counted) == 6
+    expected = np.exp(np.mean(np.log(slopes / curvatures)))
+    np.testing.assert_allclose(back(mean), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_the_measured_length_minimises_the_model_along_the_direction(rng, forward):
+    root = rng.standard_normal((4, 6))
+    matrix, gradient, x = root.T @ root, rng.standard_normal(6), rng.standard_normal(6)
+
+    def gram(directions, n):
+        rows = np.stack([directions(e)["w"] for e in np.eye(n)])
+        return rows @ matrix @ rows.T
+
+    model = QuadraticModel(
+        gradient={"w": gradient},
+        curvature_product=lambda v: {"w": matrix @ v["w"]},
+        damping=0.3,
+        gram=gram if forward else None,
+    )
+    slope, curvature = model.along({"w": x})
+    c = slope / curvature
+
+    def m(c):
+        return -c * gradient @ x + 0.5 * c**2 * x @ (matrix + 0.3 * np.eye(6)) @ x
+
+    assert m(c) < min(m(0.999 * c), m(1.001 * c))
+    np.testing.assert_allclose(-c * slope + 0.5 * c**2 * curvature, m(c), rtol=1e-12)
+
+
+def _run(preconditioner, gradient, steps, hessian=None):
+    """Return (U x, was a fit made) of every step, and the state."""
+    state, seen = preconditioner.init(gradient), []
+    for _ in range(steps):
+        due = bool(preconditioner.is_due(state))
+        if due:
+            state = fits.fit(preconditioner, state, gradient, hessian=hessian)
+        result, state = preconditioner.precondition(state, {"input": gradient})
+        seen.append((result, due))
+        state = preconditioner.advance(state)
+    return seen, state
+
+
+@pytest.mark.parametrize("interval", [1, 3, 7])
+def test_solved_factors_give_way_to_a_multiple_of_the_input(rng, interval):
+    gradient = fits.gradient(rng)
+    preconditioner = fits.make(update_interval=interval, annealing=RULE, growth=1.0)
+    seen, state = _run(preconditioner, gradient, 100)
+    assert [step for step, (_, due) in enumerate(seen) if due] == list(range(0, 20, interval))
+    assert int(state.next_fit) == NEVER
+    assert int(state.lengths) == len(range(0, 11, interval))
+    slope = sum((g * g).sum() for g in gradient.values())
+    c = slope / sum(fits.HESSIAN[name] * (g * g).sum() for name, g in gradient.items())
+    np.testing.assert_allclose(float(state.length), c, rtol=1e-13)
+    for step, (result, _) in enumerate(seen):
+        for name, g in gradient.items():
+            factor = 1.0 / fits.HESSIAN[name] if step < 20 else 1.5 * c * RULE.share(step, max)
+            np.testing.assert_allclose(result[name], factor * g, rtol=1e-12)
+
+
+def test_fits_that_fail_end_where_the_annealing_begins(rng):
+    gradient = fits.gradient(rng)
+    preconditioner = fits.make(update_interval=50, annealing=RULE)
+    seen, state = _run(preconditioner, gradient, 40, dict.fromkeys(fits.SHAPES, np.nan))
+    assert [step for step, (_, due) in enumerate(seen) if due] == list(range(20))
+    assert (int(state.rejected), int(state.lengths), float(state.length)) == (20, 0, 1.0)
+    # Nothing was measured: the base optimizer's own length is what falls.
+    for name, g in gradient.items():
+        np.testing.assert_allclose(seen[30][0][name], 1.5 * RULE.share(30, max) * g, rtol=1e-13)
+
+
+def test_a_fit_needs_what_the_length_is_measured_along(rng):
+    gradient = fits.gradient(rng)
+    preconditioner = fits.make(
+        structure="span", structure_options={"directions": ("gradient",)}, annealing=RULE
+    )
+    with pytest.raises(ValueError, match="sources must hold .*'input'"):
+        preconditioner.fit(
+            preconditioner.init(gradient), fits.model(gradient), {"gradient": gradient}
+        )
+
+
+BAD = {
+    "total_steps must be an integer": {"total_steps": 0},
+    "solved must lie in": {"total_steps": 10, "solved": 1.0},
+    "measured must be above 0": {"total_steps": 10, "measured": 0.3},
+    "got 0.0 and 0.2": {"total_steps": 10, "measured": 0.0},
+    "factor must be": {"total_steps": 10, "factor": 0.0},
+    "least must lie in": {"total_steps": 10, "least": -0.1},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_settings_are_validated(message):
+    with pytest.raises(ValueError, match=message):
+        Annealing(**BAD[message])
+
+
+def test_an_annealing_is_an_object():
+    with pytest.raises(TypeError, match=r"annealing must be an object such as Annealing\("):
+        configure(annealing=1000)
+
+
+def test_the_shortest_run_is_fitted_once():
+    assert Annealing(total_steps=1).start == 1
+    assert int(Annealing(total_steps=1).next_fit(NumpyBackend(), np.array(1))) == NEVER
+
+
+def test_the_preset_anneals_where_the_length_of_the_run_is_given():
+    assert presets.step_sizes("categorical").annealing is None
+    assert presets.step_sizes("categorical", total_steps=70).annealing == Annealing(total_steps=70)
+
+
+class _Workload:
+    step_hint = 100
+    loss_type = type("LossType", (), {"name": "SOFTMAX_CROSS_ENTROPY"})
+
+
+def test_decay_and_smoothing_of_self_tuning_follow_the_two_parts():
+    recipe = self_tuning(_Workload)
+    start, share = recipe.annealing.start, recipe.annealing.share
+    assert start == 20
+    for step in (0, 7, 19):
+        assert recipe.decay(step, np) == pytest.approx(FULL_DECAY / 100 * step / 100, rel=1e-14)
+        assert float(recipe.smoothing(step, np)) == SMOOTHING
+        assert float(recipe.left_share(step, np)) == 1.0
+    for step in (20, 50, 99, 150):
+        assert recipe.decay(step, np) == pytest.approx(
+            FULL_DECAY / 100 * share(step, max), rel=1e-14
+        )
+        assert float(recipe.smoothing(step, np)) == 0.0
+        assert float(recipe.left_share(step, np)) == share(step, max)
+
+
+def test_a_traced_step_gives_the_same_numbers():
+    jax = pytest.importorskip("jax")
+    recipe = self_tuning(_Workload)
+    for name in ("decay", "smoothing", "left_share"):
+        rule = getattr(recipe, name)
+        traced = jax.jit(lambda step, rule=rule: rule(step, jax.numpy))
+        for step in (0, 19, 20, 60, 120):
+            np.testing.assert_allclose(traced(step), rule(step, np), rtol=1e-6, atol=1e-9)
