@@ -124,7 +124,7 @@ def test_a_fit_needs_what_the_length_is_measured_along(rng):
     preconditioner = fits.make(
         structure="span", structure_options={"directions": ("gradient",)}, annealing=RULE
     )
-    with pytest.raises(ValueError, match="sources must hold .*'input'"):
+    with pytest.raises(ValueError, match=r"sources must hold .*'input'"):
         preconditioner.fit(
             preconditioner.init(gradient), fits.model(gradient), {"gradient": gradient}
         )
