@@ -23,8 +23,8 @@ from llqr.holdout import FitBatch
 from llqr.preconditioner import PreconditionerState
 from llqr.quadratic import QuadraticModel
 from llqr.solvers import Status
-from llqr.torch import reporting, state
-from llqr.torch.distributed import ProcessGroup, from_first_process
+from llqr.torch import reporting, sources, state
+from llqr.torch.distributed import ProcessGroup
 from llqr.torch.evaluation import LossFunction, OutputsFunction, WeightsFunction
 from llqr.torch.fit_batch import make_fit_batch
 from llqr.torch.gradients import (
@@ -37,6 +37,7 @@ from llqr.torch.gradients import (
 from llqr.torch.linearise import model_function
 from llqr.torch.membership import Membership, check_arguments
 from llqr.torch.passes import without_autocast
+from llqr.torch.sources import Sources
 from llqr.torch.wrapper import AbstractWrapper, Closure, replayed
 
 
@@ -176,13 +177,13 @@ class LLQR(AbstractWrapper):
             fit_batch = self._fit_batch(batch)
             model = self._model(fit_batch)
             seen = fit_batch.seen_gradient(model.gradient)
-            unseen = None if seen is None else _as_sources(seen)
-            self._fit(model, _as_sources(model.gradient), unseen, seen)
+            unseen = None if seen is None else sources.of_gradient(seen)
+            self._fit(model, sources.of_gradient(model.gradient), unseen, seen)
         exchanged = ExchangedGradients(self._members.parameters)
 
         def show() -> None:
             gradient = training_gradient(self._members.parameters, self._members.dtype)
-            exchanged.show(self._precondition(_as_sources(gradient)))
+            exchanged.show(self._precondition(sources.of_gradient(gradient)))
 
         try:
             if closure is None:
@@ -208,53 +209,28 @@ class LLQR(AbstractWrapper):
             if fit_batch is not None:
                 # Before anything is linearised: the base changes parameters in place.
                 seen = fit_batch.seen_gradient(gradient)
-                if closure is None:
-                    unseen = self._tried(fit_batch.partly_unseen(gradient, seen), before)
+                other = fit_batch.partly_unseen(gradient, seen)
+                if closure is None and other is not None:
+                    unseen = sources.of_tried_update(
+                        self.base_optimizer, before, members.parameters, other, members.dtype
+                    )
             if closure is None:
                 self.base_optimizer.step()
             else:
                 self.base_optimizer.step(replayed(closure, loss))
-            sources = self._sources(before, gradient)
+            made = sources.of_update(before, members.parameters, gradient, members.dtype)
             if fit_batch is not None:
                 before.restore_parameters()
-                self._fit(self._model(fit_batch), sources, unseen, seen)
-            moved = self._precondition(sources)
+                self._fit(self._model(fit_batch), made, unseen, seen)
+            moved = self._precondition(made)
             for name, parameter in members.parameters.items():
                 if parameter.grad is not None:
                     parameter.copy_(before.values[name].to(members.dtype) - moved[name])
 
-    def _tried(self, gradient: Tensors | None, before: Snapshot) -> dict[str, Tensors] | None:
-        """Return what the base optimizer would do with another gradient; nothing has changed then.
-
-        None without one, and for sparse gradients, which the other one is not.
-        """
-        if gradient is None or any(
-            value.grad is not None and value.grad.is_sparse
-            for value in self._members.parameters.values()
-        ):
-            return None
-        exchanged = ExchangedGradients(self._members.parameters)
-        exchanged.show(gradient)
-        try:
-            self.base_optimizer.step()
-            return self._sources(before, gradient)
-        finally:
-            exchanged.restore()
-            before.restore()
-
-    def _sources(self, before: Snapshot, gradient: Tensors) -> dict[str, Tensors]:
-        """Return g, and the update u that the base optimizer has just made."""
-        dtype = self._members.dtype
-        update = {
-            name: before.values[name].to(dtype) - parameter.to(dtype)
-            for name, parameter in self._members.parameters.items()
-        }
-        return {"input": update, "update": update, "gradient": gradient}
-
-    def _precondition(self, sources: dict[str, Tensors]) -> Tensors:
+    def _precondition(self, vectors: Sources) -> Tensors:
         members = self._members
         with torch.no_grad(), without_autocast(members.like.device):
-            result, self._state = members.preconditioner.precondition(self._state, sources)
+            result, self._state = members.preconditioner.precondition(self._state, vectors)
         return result
 
     def _fit_batch(self, batch: Any) -> FitBatch:
@@ -275,14 +251,14 @@ class LLQR(AbstractWrapper):
     def _fit(
         self,
         model: QuadraticModel,
-        sources: dict[str, Tensors],
-        unseen: dict[str, Tensors] | None,
+        vectors: Sources,
+        unseen: Sources | None,
         seen_gradient: Tensors | None,
     ) -> None:
         preconditioner = self._members.preconditioner
         with without_autocast(self._members.like.device):
-            fitted = preconditioner.fit(self._state, model, sources, unseen, seen_gradient)
-        self._take(_in_all_processes(fitted, self.process_group))
+            fitted = preconditioner.fit(self._state, model, vectors, unseen, seen_gradient)
+        self._take(state.in_all_processes(fitted, self.process_group))
         if int(self._state.last_fit.status) == Status.NOT_FINITE:
             message = reporting.failed_fit(self.last_fit)
             warnings.warn(message, reporting.NonFiniteWarning, stacklevel=4)
@@ -329,18 +305,3 @@ class LLQR(AbstractWrapper):
             self.skipped = skipped
 
         return take
-
-
-def _as_sources(gradient: Tensors) -> dict[str, Tensors]:
-    return {"input": gradient, "gradient": gradient}
-
-
-def _in_all_processes(
-    fitted: PreconditionerState, group: ProcessGroup | None
-) -> PreconditionerState:
-    """Return the first process's state: rounding may differ between machines."""
-    values = fitted._asdict() | {"last_fit": fitted.last_fit._asdict()}
-    same = from_first_process(values, group)
-    return PreconditionerState(
-        **same | {"last_fit": type(fitted.last_fit)(**same["last_fit"])}  # type: ignore[arg-type]
-    )

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from llqr.preconditioner import FitReport, Preconditioner, PreconditionerState
+from llqr.torch.distributed import ProcessGroup, from_first_process
 
 VERSION = 4
 KEY = "llqr"
@@ -118,6 +119,15 @@ def carry_over(
         **{name: getattr(state, name).to(like) for name in _NUMBERS},
         **moved,
     )
+
+
+def in_all_processes(
+    fitted: PreconditionerState, group: ProcessGroup | None
+) -> PreconditionerState:
+    """Return the first process's state: rounding may differ between machines."""
+    values = fitted._asdict() | {"last_fit": fitted.last_fit._asdict()}
+    same = from_first_process(values, group)
+    return PreconditionerState(**same | {"last_fit": FitReport(**same["last_fit"])})
 
 
 def _keys(saved: Any) -> str:
