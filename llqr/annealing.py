@@ -3,13 +3,14 @@
 A step size solved for is best for the next step. Over a long run that is short-sighted: it stays small where
 the loss is curved, and what longer steps would have found is never reached. From a share of the run on, U is
 
-    U = κ c η_t I,   c = (Π_k c_k)^(1/K),   c_k = argmin_c m_k(−c x),
+    U = c η_t I,   c = (Π_k κ_k c_k)^(1/K),   c_k = argmin_c m_k(−c x),   κ_k = 1 + min(1, w ν_k),
 
 one multiple of what U acts on (the base optimizer's update): c_k is the best one at the k-th fit, and the
-mean is over the fits of the run's beginning. κ = 1 would be the length with the lowest loss after one step,
-and from 2 on the quadratic model rises; training works best in between (compare "Stepping on the Edge:
-Curvature Aware Learning Rate Tuners", arXiv 2407.06183). η_t rises within a few steps and falls linearly;
-nothing is fitted any more.
+mean is over the fits of the run's beginning. κ = 1 is the length with the lowest loss after one step, and
+from 2 on the quadratic model rises (compare "Stepping on the Edge: Curvature Aware Learning Rate Tuners",
+arXiv 2407.06183). In between, noisy gradients want longer steps, and exact ones near
+interpolation do not: ν_k is the share of noise that the k-th fit found (:mod:`llqr.ridge`); where it is not
+known κ_k is 1.5. η_t rises within a few steps and falls linearly; nothing is fitted any more.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Annealing:
         solved: share of the run with solved step sizes, in (0, 1).
         measured: share of the run whose fits measure c, in (0, 1) and at most ``solved``.
         warmup: share of the run over which η_t rises to 1, in [0, 1).
-        factor: κ > 0.
+        noise_weight: w > 0.
         least: smallest η_t, in [0, 1).
     """
 
@@ -42,7 +43,7 @@ class Annealing:
     solved: float = 0.2
     measured: float = 0.1
     warmup: float = 0.02
-    factor: float = 1.5  # κ
+    noise_weight: float = 8.0  # w
     least: float = 0.01
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class Annealing:
         check_positive_int("total_steps", self.total_steps)
         for name in ("solved", "measured", "warmup", "least"):
             check_fraction(name, getattr(self, name), 0.1)
-        check_positive("factor", self.factor)
+        check_positive("noise_weight", self.noise_weight)
         if not 0.0 < self.measured <= self.solved:
             raise ValueError(
                 "measured must be above 0 and at most solved, got "
@@ -75,30 +76,36 @@ class Annealing:
         return rising * falling
 
     def length(self, backend: Backend, mean: Array, step: Array) -> Array:
-        """Return κ c η_t, in the dtype of ``mean``, which is c."""
+        """Return c η_t, in the dtype of ``mean``, which is c."""
         step = backend.asarray(step, mean)
-        return self.factor * mean * self.share(step, backend.maximum)
+        return mean * self.share(step, backend.maximum)
 
     def measures(self, step: Array) -> Array:
         """Return a 0-d boolean: does a fit at this step measure c."""
         return step <= self.measured * self.total_steps
 
     def mean(
-        self, backend: Backend, mean: Array, counted: Array, slope: Array, curvature: Array
+        self,
+        backend: Backend,
+        mean: Array,
+        counted: Array,
+        along: tuple[Array, Array],
+        noise: Array | None,
     ) -> tuple[Array, Array]:
-        """Return the geometric mean with one more c_k, and the number K of those in it.
+        """Return the geometric mean with one more κ_k c_k, and the number K of those in it.
 
         Args:
             backend: array operations.
             mean: of those before, 1 if there are none.
             counted: their number.
-            slope: ⟨x, g⟩.
-            curvature: ⟨x, (C + λI) x⟩; c_k is slope over curvature, and counts where both are positive.
+            along: ⟨x, g⟩ and ⟨x, (C + λI) x⟩; c_k is their ratio, and counts where both are positive.
+            noise: ν_k, None where it is not known; NaN counts as 1.
         """
-        slope, curvature = backend.asarray(slope, mean), backend.asarray(curvature, mean)
+        slope, curvature = (backend.asarray(value, mean) for value in along)
         one = backend.ones((), mean)
         convex = curvature > 0.0
         found = slope / backend.where(convex, curvature, one)
+        found = found * self._beyond(backend, one, noise)
         counts = convex & (found > 0.0) & backend.isfinite(found)
         number = backend.asarray(counted, mean) + 1.0
         joined = mean ** ((number - 1.0) / number) * backend.where(counts, found, one) ** (
@@ -106,6 +113,14 @@ class Annealing:
         )
         more = backend.where(counts, counted + 1, counted)
         return backend.where(counts, joined, mean), more
+
+    def _beyond(self, backend: Backend, one: Array, noise: Array | None) -> Array:
+        """Return κ_k."""
+        if noise is None:
+            return 1.5 * one
+        share = backend.asarray(noise, one)
+        share = backend.where(share >= 0.0, self.noise_weight * share, one)
+        return one - backend.maximum(-share, -1.0)
 
     def next_fit(self, backend: Backend, due: Array) -> Array:
         """Return the step of the next fit, :data:`NEVER` if it would be an annealed one."""

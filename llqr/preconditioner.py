@@ -155,7 +155,7 @@ class Preconditioner:
         next_fit = state.step + backend.where(accepted, steps, one)
         if config.annealing is not None:
             next_fit = config.annealing.next_fit(backend, next_fit)
-        length, lengths = self._measured(state, damped, sources)
+        length, lengths = self._measured(state, damped, sources, result.noise)
         averaged = average(backend, config, state, result.factors, replace=useless)
         factors = backend.select(accepted, averaged, state.factors)
         return state._replace(
@@ -267,7 +267,11 @@ class Preconditioner:
         return {block.name: value for block, value in zip(self.blocks, found, strict=True)}
 
     def _measured(
-        self, state: PreconditionerState, model: QuadraticModel, sources: Mapping[str, Tensors]
+        self,
+        state: PreconditionerState,
+        model: QuadraticModel,
+        sources: Mapping[str, Tensors],
+        noise: Array | None,
     ) -> tuple[Array, Array]:
         """Return the mean length for an annealing, and the number of fits that it is of."""
         rule, kept = self.config.annealing, (state.length, state.lengths)
@@ -275,7 +279,7 @@ class Preconditioner:
             return kept
 
         def measured(before: tuple[Array, Array]) -> tuple[Array, Array]:
-            return rule.mean(self.backend, *before, *model.along(sources["input"]))
+            return rule.mean(self.backend, *before, model.along(sources["input"]), noise)
 
         return self.backend.cond(rule.measures(state.step), measured, lambda before: before, kept)
 

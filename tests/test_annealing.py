@@ -11,7 +11,9 @@ from llqr.config import configure
 from llqr.quadratic import QuadraticModel
 from tests import backends, fits
 
-RULE = Annealing(total_steps=100, solved=0.2, measured=0.1, warmup=0.04, factor=1.5, least=0.05)
+RULE = Annealing(
+    total_steps=100, solved=0.2, measured=0.1, warmup=0.04, noise_weight=4.0, least=0.05
+)
 SHARES = {20: 0.25, 21: 0.5 * 79 / 80, 23: 77 / 80, 60: 0.5, 99: 0.05, 100: 0.05, 500: 0.05}
 
 
@@ -28,7 +30,7 @@ def test_the_length_is_the_mean_times_the_share_in_every_framework(framework):
     mean = to(np.array(0.3))
     found = RULE.length(backend, mean, backend.integer(60, mean))
     assert found.dtype == mean.dtype
-    np.testing.assert_allclose(back(found), 1.5 * 0.3 * 0.5, rtol=1e-14)
+    np.testing.assert_allclose(back(found), 0.3 * 0.5, rtol=1e-14)
 
 
 @pytest.mark.parametrize("framework", backends.BACKENDS)
@@ -46,10 +48,15 @@ def test_the_mean_is_geometric_and_leaves_out_what_is_no_length(rng, framework):
         (1.0, np.nan),
         (np.inf, 1.0),
     ]
-    for pair in [*bad, *zip(slopes, curvatures, strict=True), *bad]:
-        mean, counted = RULE.mean(backend, mean, counted, *(to(np.array(x)) for x in pair))
+    noises = [0.0, 0.1, 0.25, 0.9, np.nan, None]
+    good = zip(slopes, curvatures, noises, strict=True)
+    for *pair, noise in [*((*pair, 0.1) for pair in bad), *good, *((*pair, None) for pair in bad)]:
+        along = tuple(to(np.array(x)) for x in pair)
+        noise = None if noise is None else to(np.array(noise))
+        mean, counted = RULE.mean(backend, mean, counted, along, noise)
     assert int(counted) == 6
-    expected = np.exp(np.mean(np.log(slopes / curvatures)))
+    lengths = np.array([1.0, 1.4, 2.0, 2.0, 2.0, 1.5]) * slopes / curvatures
+    expected = np.exp(np.mean(np.log(lengths)))
     np.testing.assert_allclose(back(mean), expected, rtol=1e-13)
 
 
@@ -101,7 +108,7 @@ def test_solved_factors_give_way_to_a_multiple_of_the_input(rng, interval):
     assert int(state.lengths) == len(range(0, 11, interval))
     slope = sum((g * g).sum() for g in gradient.values())
     c = slope / sum(fits.HESSIAN[name] * (g * g).sum() for name, g in gradient.items())
-    np.testing.assert_allclose(float(state.length), c, rtol=1e-13)
+    np.testing.assert_allclose(float(state.length), 1.5 * c, rtol=1e-13)
     for step, (result, _) in enumerate(seen):
         for name, g in gradient.items():
             factor = 1.0 / fits.HESSIAN[name] if step < 20 else 1.5 * c * RULE.share(step, max)
@@ -116,7 +123,7 @@ def test_fits_that_fail_end_where_the_annealing_begins(rng):
     assert (int(state.rejected), int(state.lengths), float(state.length)) == (20, 0, 1.0)
     # Nothing was measured: the base optimizer's own length is what falls.
     for name, g in gradient.items():
-        np.testing.assert_allclose(seen[30][0][name], 1.5 * RULE.share(30, max) * g, rtol=1e-13)
+        np.testing.assert_allclose(seen[30][0][name], RULE.share(30, max) * g, rtol=1e-13)
 
 
 def test_a_fit_needs_what_the_length_is_measured_along(rng):
@@ -135,7 +142,7 @@ BAD = {
     "solved must lie in": {"total_steps": 10, "solved": 1.0},
     "measured must be above 0": {"total_steps": 10, "measured": 0.3},
     "got 0.0 and 0.2": {"total_steps": 10, "measured": 0.0},
-    "factor must be": {"total_steps": 10, "factor": 0.0},
+    "noise_weight must be": {"total_steps": 10, "noise_weight": 0.0},
     "least must lie in": {"total_steps": 10, "least": -0.1},
 }
 

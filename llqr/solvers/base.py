@@ -56,6 +56,7 @@ class SolverResult(NamedTuple):
         rises: evaluations at which the objective was above the previous one.
         block_finite: by block, were the last tried factors and their gradient finite.
         ridge: ρ for the next fit, None from a solver that does not adapt it.
+        noise: ν, the share of noise in the gradient (:mod:`llqr.ridge`); None where it is not known.
     """
 
     factors: BlockFactors
@@ -67,6 +68,7 @@ class SolverResult(NamedTuple):
     rises: Array
     block_finite: dict[str, Array]
     ridge: Array | None = None
+    noise: Array | None = None
 
     def describe(self) -> str:
         """Return one readable sentence; only outside of compiled code."""

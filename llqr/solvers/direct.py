@@ -124,7 +124,7 @@ class DirectSolve(AbstractInnerSolver):
 
         yes = backend.integer(0, before) == 0
         used, following, _ = backend.while_loop(is_bad, tried, (ridge, ridge, yes))
-        return self._pulled_together(system, used)._replace(ridge=following)
+        return self._pulled_together(system, used)._replace(ridge=following, noise=noise)
 
     def _pulled_together(self, system: DirectSystem, ridge: Array) -> SolverResult:
         return self._with_ridge(system.pulled_together(ridge, self.relative_cutoff), ridge)
