@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from llqr import presets
+from llqr import presets, tensors
 from llqr.algoperf.recipes import FULL_DECAY, SMOOTHING, self_tuning
 from llqr.annealing import NEVER, Annealing
 from llqr.backend import NumpyBackend
 from llqr.config import configure
 from llqr.quadratic import QuadraticModel
+from llqr.ridge import AdaptiveRidge
+from llqr.solvers import DirectSolve
 from tests import backends, fits
 
 RULE = Annealing(
@@ -113,6 +115,28 @@ def test_solved_factors_give_way_to_a_multiple_of_the_input(rng, interval):
         for name, g in gradient.items():
             factor = 1.0 / fits.HESSIAN[name] if step < 20 else 1.5 * c * RULE.share(step, max)
             np.testing.assert_allclose(result[name], factor * g, rtol=1e-12)
+
+
+@pytest.mark.parametrize("deviation", [None, 0.0, 0.1, 0.3, 2.0])
+def test_noise_that_a_fit_finds_lengthens_its_step(rng, deviation):
+    gradient = fits.gradient(rng)
+
+    def loss(step):
+        return fits.model(gradient).value(step, fits.model(gradient).residual(step))
+
+    preconditioner = fits.make(
+        inner_solver=DirectSolve(relative_ridge=AdaptiveRidge()), annealing=RULE
+    )
+    half = None if deviation is None else tensors.scale(1.0 + deviation, gradient)
+    fitted = preconditioner.fit(
+        preconditioner.init(gradient),
+        fits.model(gradient, loss=loss),
+        {"input": gradient},
+        half_gradient=half,
+    )
+    slope, curvature = fits.model(gradient).along(gradient)
+    beyond = 1.5 if deviation is None else 1.0 + min(1.0, 4.0 * deviation**2)
+    np.testing.assert_allclose(float(fitted.length), beyond * slope / curvature, rtol=1e-12)
 
 
 def test_fits_that_fail_end_where_the_annealing_begins(rng):

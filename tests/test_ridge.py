@@ -196,6 +196,7 @@ def test_noise_bounds_the_ridge_from_below(rng, noise):
     measured = float(assemble(problem, case.start()).noise())
     np.testing.assert_allclose(measured, share, rtol=1e-10, atol=1e-30)
     result = DirectSolve(relative_ridge=AdaptiveRidge()).solve(problem, case.start())
+    np.testing.assert_allclose(float(result.noise), share, rtol=1e-10, atol=1e-30)
     used = max(1e-3, min(1.0, 32.0 * share))
     assert bool(used == 1e-3) is (noise == 0.0)
     np.testing.assert_allclose(vector(case, result.factors), pulled_together(case, used), rtol=1e-8)
