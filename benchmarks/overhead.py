@@ -2,7 +2,9 @@
 
 The recipe is that of the self-tuning submission: at most 32 groups of parameters with two directions each,
 the curvature batch and the longest interval as :mod:`llqr.algoperf.planning` chooses them. In one run,
-interleaved: a step of Adam, a step between refreshes, and a step with one.
+interleaved: a step of Adam, a step between refreshes, and a step with one. "Amortised" is the mean step while
+step sizes are solved for, "over a run" that of a whole one, which makes refreshes in its first part alone
+(:mod:`llqr.annealing`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from benchmarks import timing
 from benchmarks.torch_case import TorchCase
 from llqr.algoperf.planning import make_plan
 from llqr.algoperf.recipes import LONGEST_LIMIT, SHORTEST_LIMIT, Recipe
+from llqr.annealing import Annealing
 from llqr.divergences import Categorical
 
 BATCHES = {"transformer": (256, 1024, 4096), "resnet18": (64,)}
@@ -83,5 +86,6 @@ def overhead(network: str, batch: int, rounds: int, device: str) -> list[dict[st
             "longest interval": longest,
             "amortised": between + (refresh - between) / longest,
             "limit by operations": 1.0 + plan.cost / longest,
+            "over a run": between + Annealing.solved * (refresh - between) / longest,
         }
     ]
