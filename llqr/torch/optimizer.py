@@ -209,8 +209,8 @@ class LLQR(AbstractWrapper):
             if fit_batch is not None:
                 # Before anything is linearised: the base changes parameters in place.
                 seen = fit_batch.seen_gradient(gradient)
-                other = fit_batch.partly_unseen(gradient, seen)
-                if closure is None and other is not None:
+                other = None if closure else fit_batch.partly_unseen(gradient, seen)
+                if other is not None:
                     unseen = sources.of_tried_update(
                         self.base_optimizer, before, members.parameters, other, members.dtype
                     )

@@ -9,11 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.workloads.conftest import BASELINES
 from workloads_extra import registry
 from workloads_extra.runner import bookkeeping, storage
 from workloads_extra.runner.submission import batch_sizes
-
-BASELINES = Path("submissions/baselines")
 
 
 def rows(path):
