@@ -1,16 +1,21 @@
 """Variants of LLQR that change one thing each: what a reviewer asks to see switched off or exchanged.
 
-All precondition AdamW's update by a diagonal U that keeps its norm, under the same schedule and search space:
+All precondition AdamW's update by a Kronecker-factored U that keeps its norm, under the same schedule and
+search space:
 
-    fitted            Fisher, conjugate gradient, all layers together
+    fitted            Fisher, conjugate gradient from the identity, fits averaged, all layers together
     identity          U is never fitted: AdamW
+    warm_start        every fit starts from the factors in use
+    longer            ten inner steps in place of three
     per_layer         C without its blocks between layers
     newton            the Hessian in place of the Fisher
     gauss_newton      the Hessian of the loss of the linearised network
     published_solver  50 steps of gradient descent with momentum, as published
-    kronecker         another structure
-    direct            a span of Adam's update and the gradient, solved for directly
     gradient          U applied to the gradient, before Adam
+    ungrafted         U changes the length of the update too
+    diagonal          another structure
+    ekfac             another structure
+    direct            a span of Adam's update and the gradient, solved for directly
 """
 
 from collections.abc import Callable, Mapping
@@ -21,9 +26,9 @@ from llqr.algoperf.recipes import Recipe, external_tuning
 from llqr.backend import Backend, Tensors
 from llqr.config import LLQRConfig, check_known
 from llqr.curvature import AbstractCurvature, GaussNewton, Hessian, Linearisation, LossHessian
-from llqr.solvers import GradientDescent
+from llqr.solvers import ConjugateGradient, GradientDescent
 
-UPDATE_INTERVAL = 50
+UPDATE_INTERVAL = 20
 NOTHING = 1e-30
 """Inner learning rate that leaves a factor of 1 what it is."""
 
@@ -86,12 +91,16 @@ CHANGES: Mapping[str, Change] = {
     "newton": lambda config: replace(config, curvature=Hessian()),
     "gauss_newton": lambda config: replace(config, curvature=GaussNewton(metric=LossHessian())),
     "published_solver": _published_solver,
-    "kronecker": lambda config: config,
-    "direct": lambda config: config,
     "gradient": lambda config: replace(config, apply_to="gradient"),
+    "warm_start": lambda config: replace(config, warm_start=True),
+    "longer": lambda config: replace(config, inner_solver=ConjugateGradient(steps=10)),
+    "ungrafted": lambda config: replace(config, grafting="none"),
+    "diagonal": lambda config: config,
+    "ekfac": lambda config: config,
+    "direct": lambda config: config,
 }
-STRUCTURES = {"kronecker": "kronecker", "direct": "span"}
-"""Structures of variants that do not have a diagonal."""
+STRUCTURES = {"diagonal": "diagonal", "ekfac": "ekfac", "direct": "span"}
+"""Structures of variants that are not Kronecker-factored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +131,15 @@ def variant(workload: Any, hyperparameters: Any) -> Variant:
     """
     name = hyperparameters.variant
     check_known("variant", name, CHANGES)
-    structure = STRUCTURES.get(name, "diagonal")
-    scale = 100.0 if structure == "span" else 1.0
+    structure = STRUCTURES.get(name, "kronecker")
+    rate, decay = hyperparameters.learning_rate, hyperparameters.weight_decay
+    solved = structure == "span"
     point = _Point(
-        learning_rate=scale * hyperparameters.learning_rate,
+        learning_rate=100.0 * rate if solved else rate,
         one_minus_beta1=hyperparameters.one_minus_beta1,
         beta2=hyperparameters.beta2,
-        # Decay is in units of the learning rate.
-        weight_decay=hyperparameters.weight_decay / scale,
+        # There the decay is what remains to be done over the whole run.
+        weight_decay=rate * decay * workload.step_hint if solved else decay,
         warmup_factor=hyperparameters.warmup_factor,
         structure=structure,
     )

@@ -1,4 +1,4 @@
-"""Named settings: those that reproduce published runs, and step sizes without a learning rate.
+"""Named settings: published runs, step sizes without a learning rate, structures that turn an update.
 
 Source: the published configurations and defaults of "Layerwise LQR for Geometry-Aware Optimization of
 Deep Networks" (arXiv 2605.04230): momentum inner solver (50 steps, learning rate 1e-3, momentum 0.9, each
@@ -16,7 +16,7 @@ from llqr.config import LLQRConfig, check_known, configure
 from llqr.intervals import AdaptiveInterval, Interval
 from llqr.metrics import AbstractMetric
 from llqr.ridge import AdaptiveRidge
-from llqr.solvers import DirectSolve
+from llqr.solvers import ConjugateGradient, DirectSolve
 from llqr.structures import Span
 from llqr.structures.blocks import StructureChoice
 
@@ -48,6 +48,8 @@ NEWTON_EMA_DECAY = 0.9
 DEFAULT_INTERVAL = AdaptiveInterval(longest=20)
 GROWTH = 2.0
 """How many times as long as at its fit a step of solved length may become."""
+SHAPING_STEPS = 3
+"""Inner steps of a structure that shapes an update: more of them fit the noise of one batch."""
 
 
 def published(
@@ -136,4 +138,45 @@ def step_sizes(
         "warm_start": True,
         "apply_to": "update",
     }
+    return configure(**{**settings, **overrides})
+
+
+def shaped(
+    structure: str | StructureChoice = "kronecker",
+    *,
+    likelihood: str | AbstractMetric = "categorical",
+    output_metric: float = 0.01,
+    **overrides: Any,
+) -> LLQRConfig:
+    """Return settings with which a structure turns the base optimizer's update and leaves it its length.
+
+    U acts on the update and keeps its norm per parameter (grafting), so the base optimizer's learning rate
+    means what it means without U. Every fit starts from the identity, takes three steps of conjugate gradient
+    on one batch, and is averaged with some ten fits before it: each sees one gradient, together they see
+    their distribution. Fits that start from the last factors instead fit one gradient ever more closely, and
+    do worse than no fit at all.
+
+    Args:
+        structure: a structure's name or object; Kronecker and EKFAC measured best.
+        likelihood: loss type whose Fisher F is used, a name or a metric.
+        output_metric: ε > 0 of C = Jᵀ(F + εI)J.
+        **overrides: settings of :func:`llqr.config.configure` to change.
+
+    Raises:
+        ValueError: for unknown names, listing the known ones, or values out of range.
+    """
+    settings: dict[str, Any] = {
+        "curvature": "fisher",
+        "structure": structure,
+        "inner_solver": ConjugateGradient(steps=SHAPING_STEPS),
+        "update_interval": 20,
+        "ema_decay": 0.9,
+        "ema_debias": True,
+        "warm_start": False,
+        "apply_to": "update",
+        "grafting": "norm",
+    }
+    if "curvature" not in overrides:
+        fisher = {"likelihood": likelihood, "output_metric": output_metric}
+        settings["curvature_options"] = fisher
     return configure(**{**settings, **overrides})

@@ -3,11 +3,11 @@
 import pytest
 
 from llqr import presets
-from llqr.curvature import GaussNewton, Hessian
+from llqr.curvature import GaussNewton, Hessian, gauss_newton
 from llqr.damping import ConstantDamping
 from llqr.divergences import Bernoulli, Categorical
 from llqr.solvers import Adam, ConjugateGradient, GradientDescent
-from llqr.structures import Diagonal, Kronecker, Scalar
+from llqr.structures import EKFAC, Diagonal, Kronecker, Scalar
 
 # task: (steps between fits, curvature batch, EMA with the Fisher)
 PUBLISHED = {
@@ -112,3 +112,14 @@ def test_step_sizes_do_not_depend_on_the_learning_rate(total_steps):
     (one, losses), (other, _) = train(1.0), train(1e-4)
     torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_shaped_updates_keep_their_length_and_start_from_the_identity():
+    config = presets.shaped("ekfac", likelihood="bernoulli", ema_decay=0.8)
+    assert config.structure == EKFAC() and config.inner_solver == ConjugateGradient(steps=3)
+    assert config.curvature == gauss_newton(Bernoulli(), output_metric=0.01)
+    assert (config.apply_to, config.grafting, config.warm_start) == ("update", "norm", False)
+    assert (config.update_interval, config.ema_decay, config.ema_debias) == (20, 0.8, True)
+    assert presets.shaped(curvature=Hessian()).curvature == Hessian()
+    with pytest.raises(ValueError, match="unknown structure 'kron'; known: .*kronecker"):
+        presets.shaped("kron")

@@ -4,8 +4,8 @@ A step is θ ← θ − η_t (U a + w θ): a is Adam's direction, U the precondi
 and η_t the schedule. The two rulesets differ in what sets the length:
 
 * external tuning: warm-up and cosine from the workload's step hint times a tuned peak; U keeps the norm
-  of a per parameter (grafting), or, for the structure ``"span"``, solves for it, and the peak is a factor
-  near 1;
+  of a per parameter (:func:`llqr.presets.shaped`). For the structure ``"span"`` the rules of self-tuning
+  hold, with tuned numbers in them: η_t is constant, and the decay is in units of 1/T;
 * self-tuning: in the first fifth of the step hint T, U solves for the length of Adam's direction and of the
   raw gradient in every group of parameters; then one length, measured in the first tenth, falls linearly
   (:mod:`llqr.annealing`), and η_t = 1. What remains is fixed by rules without a workload's name in them. The
@@ -32,9 +32,9 @@ from llqr.backend import Array
 from llqr.config import LLQRConfig, check_known, configure
 from llqr.intervals import AdaptiveInterval
 from llqr.metrics import AbstractMetric
-from llqr.presets import GROWTH
+from llqr.presets import GROWTH, SHAPING_STEPS, shaped
 from llqr.ridge import AdaptiveRidge
-from llqr.structures.blocks import StructureChoice
+from llqr.structures import Span
 
 DIRECTIONS = ("update", "gradient")
 MAX_GROUPS = 32
@@ -57,16 +57,18 @@ class Schedule:
     Attributes:
         peak: η at the end of the warm-up.
         warmup_steps: steps of the warm-up.
-        total_steps: step at which η reaches zero.
+        total_steps: step at which η reaches zero; None to stay at the peak.
     """
 
     peak: float
-    warmup_steps: int
-    total_steps: int
+    warmup_steps: int = 0
+    total_steps: int | None = None
 
     def __call__(self, step: Any, numpy: ModuleType) -> Array:
         """Return η at a step ≥ 0; ``numpy`` is NumPy or ``jax.numpy``."""
         rising = (step + 1) / max(self.warmup_steps, 1)
+        if self.total_steps is None:
+            return self.peak * numpy.minimum(rising, 1.0)
         span = max(self.total_steps - self.warmup_steps, 1)
         position = numpy.clip((step - self.warmup_steps) / span, 0.0, 1.0)
         falling = 0.5 * (1.0 + numpy.cos(pi * position))
@@ -91,11 +93,10 @@ class Recipe:
         dropout_rate: passed to the workload's model, None for its default.
         gradient_clip: largest norm of the training gradient, None for none.
         structure: a name of :data:`STRUCTURES`.
-        update_interval: steps between refreshes, None to adapt it up to a limit that follows from their cost.
+        update_interval: steps between refreshes; None for as many as their cost asks for, which the span
+            takes as a limit and adapts below it.
         refresh_share: share of the gradients that refreshes may take, if the interval is derived.
-        ema_decay: β of the average over fits.
         output_metric: ε of C = Jᵀ(F + εI)J.
-        inner_steps: steps of conjugate gradient, for structures other than the span.
         annealing: when solved lengths give way to one that falls, None for never.
     """
 
@@ -113,9 +114,7 @@ class Recipe:
     structure: str = "span"
     update_interval: int | None = None
     refresh_share: float = 0.05
-    ema_decay: float = 0.5
     output_metric: float = 0.01
-    inner_steps: int = 10
     annealing: Annealing | None = None
 
     def __post_init__(self) -> None:
@@ -123,7 +122,7 @@ class Recipe:
         check_known("structure", self.structure, STRUCTURES)
         if self.update_interval is not None:
             check_positive_int("update_interval", self.update_interval)
-        for name in ("beta1", "beta2", "label_smoothing", "ema_decay"):
+        for name in ("beta1", "beta2", "label_smoothing"):
             check_fraction(name, getattr(self, name), 0.9)
         for name in ("base_step", "weight_decay", "output_metric", "refresh_share"):
             check_not_negative(name, getattr(self, name), 0.01)
@@ -155,28 +154,12 @@ class Recipe:
         left = self.annealing.share(step, numpy.maximum)
         return numpy.where(step < self.annealing.start, 1.0, left)
 
-    def settings(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return the settings of :func:`llqr.config.configure` that depend on parameter names alone."""
-        if not self.is_span:
-            return {
-                "structure": self.structure,
-                "inner_solver": "conjugate_gradient",
-                "solver_options": {"steps": self.inner_steps},
-                "grafting": "norm",
-            }
-        structure: StructureChoice = step_sizes(names, directions=DIRECTIONS, max_groups=MAX_GROUPS)
-        return {
-            "structure": structure,
-            "inner_solver": "direct",
-            "solver_options": {"relative_ridge": AdaptiveRidge()},
-        }
-
     def products(self, names: Iterable[str]) -> int:
         """Return the curvature products of one refresh of the factors of these parameters."""
         if not self.is_span:
-            return 2 * self.inner_steps
+            return 2 * SHAPING_STEPS + 1
         names = list(names)
-        structure = self.settings(names)["structure"]
+        structure = _span(names)
         return len({structure.owner(name) for name in names}) * len(DIRECTIONS)
 
     def config(
@@ -189,30 +172,34 @@ class Recipe:
             metric: Fisher of the outputs; None before shapes are known (any will do for a first state).
             plan: how a refresh is computed; None likewise.
         """
-        names = list(names)
-        interval: int | AdaptiveInterval | None = self.update_interval
-        if interval is None:
-            longest = SHORTEST_LIMIT
-            if plan is not None:
-                longest = plan.interval(self.refresh_share, SHORTEST_LIMIT, LONGEST_LIMIT)
-            interval = AdaptiveInterval(longest=longest)
-        curvature = (
-            "fisher"
-            if metric is None
-            else fisher(metric, self.output_metric, plan is None or plan.store_tangents)
-        )
+        longest = SHORTEST_LIMIT
+        if plan is not None:
+            longest = plan.interval(self.refresh_share, SHORTEST_LIMIT, LONGEST_LIMIT)
+        given = self.update_interval
+        settings: dict[str, Any] = {"chunk_size": None if plan is None else plan.chunk_size}
+        if metric is not None:
+            stored = plan is None or plan.store_tangents
+            settings["curvature"] = fisher(metric, self.output_metric, stored)
+        if not self.is_span:
+            interval = longest if given is None else given
+            return shaped(self.structure, update_interval=interval, **settings)
         return configure(
-            **self.settings(names),
-            curvature=curvature,
+            **{"curvature": "fisher", **settings},
+            structure=_span(list(names)),
+            inner_solver="direct",
+            solver_options={"relative_ridge": AdaptiveRidge()},
             apply_to="update",
-            update_interval=interval,
-            ema_decay=self.ema_decay,
+            update_interval=AdaptiveInterval(longest=longest) if given is None else given,
+            ema_decay=0.5,
             ema_debias=True,
-            growth=GROWTH if self.is_span else None,
+            growth=GROWTH,
             annealing=self.annealing,
-            held_out=plan.held_out if self.is_span and plan is not None else None,
-            chunk_size=None if plan is None else plan.chunk_size,
+            held_out=None if plan is None else plan.held_out,
         )
+
+
+def _span(names: list[str]) -> Span:
+    return step_sizes(names, directions=DIRECTIONS, max_groups=MAX_GROUPS)
 
 
 def self_tuning(workload: Any, hyperparameters: Any = None) -> Recipe:
@@ -252,7 +239,7 @@ def external_tuning(workload: Any, hyperparameters: Any) -> Recipe:
     Args:
         workload: for its ``step_hint``.
         hyperparameters: record with the fields of ``tuning_search_spaces/llqr.json``; the span adapts its
-            interval, whatever ``update_interval`` says.
+            interval and anneals, whatever ``update_interval`` and ``warmup_factor`` say.
 
     Raises:
         AttributeError: if a field is missing; the record's own, which may know the file it was read from.
@@ -267,20 +254,31 @@ def external_tuning(workload: Any, hyperparameters: Any) -> Recipe:
         )
         raise
     steps = int(workload.step_hint)
+    common = {
+        "beta1": 1.0 - values["one_minus_beta1"],
+        "beta2": values["beta2"],
+        "label_smoothing": values["label_smoothing"],
+        "dropout_rate": values["dropout_rate"],
+        "gradient_clip": getattr(hyperparameters, "grad_clip", None),
+        "structure": values["structure"],
+    }
+    if values["structure"] == "span":
+        return Recipe(
+            **common,
+            schedule=Schedule(peak=values["learning_rate"]),
+            weight_decay=values["weight_decay"] / steps,
+            decay_axes=2,
+            decay_ramp=steps,
+            annealing=Annealing(total_steps=steps),
+        )
     return Recipe(
+        **common,
         schedule=Schedule(
             peak=values["learning_rate"],
             warmup_steps=int(values["warmup_factor"] * steps),
             total_steps=steps,
         ),
-        base_step=FALLBACK_STEP if values["structure"] == "span" else 1.0,
-        beta1=1.0 - values["one_minus_beta1"],
-        beta2=values["beta2"],
+        base_step=1.0,
         weight_decay=values["weight_decay"],
-        label_smoothing=values["label_smoothing"],
-        dropout_rate=values["dropout_rate"],
-        gradient_clip=getattr(hyperparameters, "grad_clip", None),
-        structure=values["structure"],
-        # Lengths kept for a fixed number of steps made Rosenbrock diverge.
-        update_interval=None if values["structure"] == "span" else values["update_interval"],
+        update_interval=values["update_interval"],
     )

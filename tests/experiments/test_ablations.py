@@ -34,10 +34,12 @@ def test_each_variant_differs_from_the_fitted_one_in_one_setting():
         for name in ablations.CHANGES
     }
     assert changed["fitted"] == set()
-    assert changed["identity"] == changed["published_solver"] == {"inner_solver"}
+    for name in ("identity", "published_solver", "longer"):
+        assert changed[name] == {"inner_solver"}
     assert changed["per_layer"] == changed["newton"] == changed["gauss_newton"] == {"curvature"}
-    assert changed["kronecker"] == {"structure"}
+    assert changed["diagonal"] == changed["ekfac"] == {"structure"}
     assert changed["gradient"] == {"apply_to"}
+    assert changed["warm_start"] == {"warm_start"} and changed["ungrafted"] == {"grafting"}
     assert config("newton").curvature == Hessian()
     assert isinstance(config("published_solver").inner_solver, GradientDescent)
 

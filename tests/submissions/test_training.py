@@ -104,10 +104,13 @@ def test_every_point_of_the_search_space_is_a_recipe():
         recipe = external_tuning(tiny.JaxTiny(), types.SimpleNamespace(**point))
         interval = recipe.config(["layer/kernel"]).update_interval
         assert (interval == point["update_interval"]) == (point["structure"] != "span")
-        assert float(recipe.schedule(tiny.JaxTiny.step_hint, np)) == 0.0
+        # The span's length falls by annealing, that of the others by the schedule.
+        last = 1.0 if point["structure"] == "span" else 0.0
+        assert float(recipe.schedule(tiny.JaxTiny.step_hint, np)) == last
+        assert (recipe.annealing is None) == (point["structure"] != "span")
 
 
-# One point of each structure: kronecker, diagonal, span.
+# One point of each structure: kronecker, ekfac, span.
 @pytest.mark.parametrize("point", range(3))
 @pytest.mark.parametrize("framework", ["jax", "pytorch"])
 def test_every_structure_of_the_search_space_trains(framework, point):
