@@ -121,5 +121,5 @@ def test_shaped_updates_keep_their_length_and_start_from_the_identity():
     assert (config.apply_to, config.grafting, config.warm_start) == ("update", "norm", False)
     assert (config.update_interval, config.ema_decay, config.ema_debias) == (20, 0.8, True)
     assert presets.shaped(curvature=Hessian()).curvature == Hessian()
-    with pytest.raises(ValueError, match="unknown structure 'kron'; known: .*kronecker"):
+    with pytest.raises(ValueError, match=r"unknown structure 'kron'; known: .*kronecker"):
         presets.shaped("kron")
