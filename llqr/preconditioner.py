@@ -298,8 +298,9 @@ class Preconditioner:
         return [one(value, x) for value, x in zip(values, plain, strict=True)]
 
     def _graft(self, value: Array, plain: Array) -> Array:
-        """Return ``value`` rescaled to the norm of ``plain`` (unchanged where it vanishes)."""
+        """Return ``value`` rescaled to the norm of ``plain``, or ``plain`` if it turns away from that."""
         backend = self.backend
         norm, target = backend.sqrt((value * value).sum()), backend.sqrt((plain * plain).sum())
-        positive, one = norm > 0.0, backend.ones((), norm)
-        return value * backend.where(positive, target / backend.where(positive, norm, one), one)
+        along, one = (value * plain).sum() > 0.0, backend.ones((), norm)
+        share = target / backend.where(along, norm, one)
+        return backend.where(along, share * value, plain)

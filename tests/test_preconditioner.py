@@ -152,10 +152,27 @@ def test_grafting_keeps_the_norm_of_the_input_per_parameter(rng):
         np.testing.assert_allclose(result[name], value, rtol=1e-13)  # a scalar keeps the direction
 
 
+def test_grafting_keeps_what_u_would_turn_away(rng):
+    """U x at more than a right angle to x is replaced by x; a shorter turn is kept."""
+    config = configure(structure=Diagonal(), grafting="norm")
+    preconditioner = Preconditioner(fits.BACKEND, config, fits.SHAPES)
+    x = fits.gradient(rng)
+    state = preconditioner.init(x)
+    factors = {name: dict(own) for name, own in state.factors.items()}
+    factors["a.weight"] = {"d": np.where(x["a.weight"] == x["a.weight"].max(), 1.0, -1.0)}
+    factors["a.bias"] = {"d": np.array([3.0, 2.0, -0.0])}
+    result, after = preconditioner.precondition(state._replace(factors=factors), {"input": x})
+    np.testing.assert_array_equal(result["a.weight"], x["a.weight"])
+    turned = factors["a.bias"]["d"] * x["a.bias"]
+    turned *= np.linalg.norm(x["a.bias"]) / np.linalg.norm(turned)
+    np.testing.assert_allclose(result["a.bias"], turned, rtol=1e-13)
+
+
 def test_grafting_a_span_takes_the_norm_of_the_input(rng):
     config = configure(structure=Span(), inner_solver="direct", ema_decay=0.0, grafting="norm")
     preconditioner = Preconditioner(fits.BACKEND, config, fits.SHAPES)
-    gradient, update = fits.gradient(rng), fits.gradient(rng)
+    gradient, noise = fits.gradient(rng), fits.gradient(rng)
+    update = {name: value + 0.5 * noise[name] for name, value in gradient.items()}
     sources = {"input": update, "gradient": gradient, "update": update}
     state = preconditioner.fit(preconditioner.init(gradient), fits.model(gradient), sources)
     result, _ = preconditioner.precondition(state, sources)
