@@ -161,7 +161,7 @@ def test_grafting_keeps_what_u_would_turn_away(rng):
     factors = {name: dict(own) for name, own in state.factors.items()}
     factors["a.weight"] = {"d": np.where(x["a.weight"] == x["a.weight"].max(), 1.0, -1.0)}
     factors["a.bias"] = {"d": np.array([3.0, 2.0, -0.0])}
-    result, after = preconditioner.precondition(state._replace(factors=factors), {"input": x})
+    result, _ = preconditioner.precondition(state._replace(factors=factors), {"input": x})
     np.testing.assert_array_equal(result["a.weight"], x["a.weight"])
     turned = factors["a.bias"]["d"] * x["a.bias"]
     turned *= np.linalg.norm(x["a.bias"]) / np.linalg.norm(turned)
