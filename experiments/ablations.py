@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llqr.algoperf.recipes import Recipe, external_tuning
+from llqr.algoperf.recipes import Recipe
+from llqr.algoperf.rulesets import external_tuning
 from llqr.backend import Backend, Tensors
 from llqr.config import LLQRConfig, check_known
 from llqr.curvature import AbstractCurvature, GaussNewton, Hessian, Linearisation, LossHessian

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llqr import presets, tensors
-from llqr.algoperf.recipes import FULL_DECAY, SMOOTHING, self_tuning
+from llqr.algoperf.rulesets import FULL_DECAY, SMOOTHING, self_tuning
 from llqr.annealing import NEVER, Annealing
 from llqr.backend import NumpyBackend
 from llqr.config import configure

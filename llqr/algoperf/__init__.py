@@ -4,7 +4,8 @@
     batches       which part of a training batch serves as curvature batch
     grouping      which parameters share step sizes, which are too large to precondition
     planning      curvature batch, chunks and refresh interval from shapes
-    recipes       the settings of one submission
+    recipes       the settings of one submission, and their configuration
+    rulesets      which settings external tuning and self-tuning take
     jax_*, torch_*   training steps
 
 AlgoPerf itself is never imported: workloads are known by what they offer (``model_fn``, ``loss_fn``,

@@ -1,17 +1,7 @@
 """The settings of a submission, and how they become a configuration once shapes are known.
 
 A step is θ ← θ − η_t (U a + w θ): a is Adam's direction, U the preconditioner, w the decoupled weight decay
-and η_t the schedule. The two rulesets differ in what sets the length:
-
-* external tuning: warm-up and cosine from the workload's step hint times a tuned peak; U keeps the norm
-  of a per parameter (:func:`llqr.presets.shaped`). For the structure ``"span"`` the rules of self-tuning
-  hold, with tuned numbers in them: η_t is constant, and the decay is in units of 1/T;
-* self-tuning: in the first fifth of the step hint T, U solves for the length of Adam's direction and of the
-  raw gradient in every group of parameters; then one length, measured in the first tenth, falls linearly
-  (:mod:`llqr.annealing`), and η_t = 1. What remains is fixed by rules without a workload's name in them. The
-  decay of tensors of two axes or more is 15/T times t/T while lengths are solved for, which is little, then
-  15/T times the share of the length that is left. Softmax losses are smoothed by 0.1 while lengths are solved
-  for, so that the Fisher does not vanish when the network fits its data, and not afterwards.
+and η_t the schedule. :mod:`llqr.algoperf.rulesets` says what the two rulesets make of them.
 """
 
 from __future__ import annotations
@@ -25,7 +15,6 @@ from typing import Any
 from llqr._checks import check_fraction, check_not_negative, check_positive_int
 from llqr.algoperf.curvatures import fisher
 from llqr.algoperf.grouping import step_sizes
-from llqr.algoperf.likelihoods import loss_name
 from llqr.algoperf.planning import Plan
 from llqr.annealing import Annealing
 from llqr.backend import Array
@@ -43,10 +32,6 @@ FALLBACK_STEP = 1e-3
 """Length of Adam's direction until a first fit is taken into use, and for tensors too large to be in one."""
 SHORTEST_LIMIT, LONGEST_LIMIT = 20, 100
 """Bounds of the limit on an adaptive interval, in steps."""
-FULL_DECAY = 15.0
-"""Largest weight decay of self-tuning, in units of one over the step hint."""
-SMOOTHING = 0.1
-"""Label smoothing of self-tuning, while step sizes are solved for."""
 STRUCTURES = ("span", "diagonal", "kronecker", "ekfac")
 
 
@@ -200,85 +185,3 @@ class Recipe:
 
 def _span(names: list[str]) -> Span:
     return step_sizes(names, directions=DIRECTIONS, max_groups=MAX_GROUPS)
-
-
-def self_tuning(workload: Any, hyperparameters: Any = None) -> Recipe:
-    """Return the recipe without hyperparameters.
-
-    Args:
-        workload: for its ``step_hint`` and loss type.
-        hyperparameters: ignored.
-    """
-    steps = int(workload.step_hint)
-    softmax = loss_name(workload.loss_type) == "SOFTMAX_CROSS_ENTROPY"
-    return Recipe(
-        weight_decay=FULL_DECAY / steps,
-        decay_axes=2,
-        decay_ramp=steps,
-        label_smoothing=SMOOTHING if softmax else 0.0,
-        annealing=Annealing(total_steps=steps),
-    )
-
-
-_FIELDS = (
-    "learning_rate",
-    "one_minus_beta1",
-    "beta2",
-    "weight_decay",
-    "warmup_factor",
-    "label_smoothing",
-    "dropout_rate",
-    "structure",
-    "update_interval",
-)
-
-
-def external_tuning(workload: Any, hyperparameters: Any) -> Recipe:
-    """Return the recipe of one point of the search space.
-
-    Args:
-        workload: for its ``step_hint``.
-        hyperparameters: record with the fields of ``tuning_search_spaces/llqr.json``; the span adapts its
-            interval and anneals, whatever ``update_interval`` and ``warmup_factor`` say.
-
-    Raises:
-        AttributeError: if a field is missing; the record's own, which may know the file it was read from.
-        ValueError: if a field is out of range.
-    """
-    try:
-        values = {name: getattr(hyperparameters, name) for name in _FIELDS}
-    except AttributeError as error:
-        error.add_note(
-            f"hyperparameters must have the fields {', '.join(_FIELDS)}; add what is missing to "
-            "tuning_search_space.json"
-        )
-        raise
-    steps = int(workload.step_hint)
-    common = {
-        "beta1": 1.0 - values["one_minus_beta1"],
-        "beta2": values["beta2"],
-        "label_smoothing": values["label_smoothing"],
-        "dropout_rate": values["dropout_rate"],
-        "gradient_clip": getattr(hyperparameters, "grad_clip", None),
-        "structure": values["structure"],
-    }
-    if values["structure"] == "span":
-        return Recipe(
-            **common,
-            schedule=Schedule(peak=values["learning_rate"]),
-            weight_decay=values["weight_decay"] / steps,
-            decay_axes=2,
-            decay_ramp=steps,
-            annealing=Annealing(total_steps=steps),
-        )
-    return Recipe(
-        **common,
-        schedule=Schedule(
-            peak=values["learning_rate"],
-            warmup_steps=int(values["warmup_factor"] * steps),
-            total_steps=steps,
-        ),
-        base_step=1.0,
-        weight_decay=values["weight_decay"],
-        update_interval=values["update_interval"],
-    )

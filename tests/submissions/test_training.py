@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llqr.algoperf import planning
-from llqr.algoperf.recipes import FULL_DECAY, external_tuning
+from llqr.algoperf.rulesets import FULL_DECAY, external_tuning
 from llqr.algoperf.torch_training import TorchTrainer
 from llqr.jax.state import find_states
 from tests.submissions import tiny

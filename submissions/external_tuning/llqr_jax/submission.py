@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from llqr.algoperf.jax_training import JaxSubmission
-from llqr.algoperf.recipes import external_tuning
+from llqr.algoperf.rulesets import external_tuning
 
 _submission = JaxSubmission(external_tuning)
 

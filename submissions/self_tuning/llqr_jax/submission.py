@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from llqr.algoperf.jax_training import JaxSubmission
-from llqr.algoperf.recipes import self_tuning
+from llqr.algoperf.rulesets import self_tuning
 
 _submission = JaxSubmission(self_tuning)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 # A packaged submission carries the library beside this file.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from llqr.algoperf.recipes import self_tuning
+from llqr.algoperf.rulesets import self_tuning
 from llqr.algoperf.torch_training import TorchSubmission
 
 _submission = TorchSubmission(self_tuning)
