@@ -57,24 +57,27 @@ class FactorProblem:
         return any(block.structure.bounded for block in self.blocks)
 
     def normalised(self) -> tuple[FactorProblem, Array]:
-        """Return the problem in units of σ = ‖g‖, and σ²: m(−U(f) x) = σ² m'(−U(f) x / σ).
+        """Return the problem in units of σ = max(‖g‖, ‖x‖), and σ²: m(−U(f) x) = σ² m'(−U(f) x / σ).
 
         The factors mean the same in both. Squares of small gradients (1e-10 per entry is common late
-        in training) would underflow float32; in these units they do not.
+        in training) would underflow float32; in these units they do not. In units of ‖g‖ alone an update
+        that does not shrink with the gradient, such as Adam's, would overflow.
         """
         backend = self.backend
+        needed = sorted({name for block in self.blocks for name in block.sources})
         norm = tensors.norm(backend, self.model.gradient)
+        for name in needed:
+            norm = backend.maximum(norm, tensors.norm(backend, self.sources[name]))
         usable = backend.isfinite(norm) & (norm > 0.0)
         unit = backend.where(usable, norm, backend.ones((), norm))
 
         def divided(x: Tensors) -> Tensors:
             return {name: value * backend.asarray(1.0 / unit, value) for name, value in x.items()}
 
-        needed = {name for block in self.blocks for name in block.sources}
         scaled = replace(
             self,
             model=replace(self.model, gradient=divided(self.model.gradient)),
-            sources={name: divided(self.sources[name]) for name in sorted(needed)},
+            sources={name: divided(self.sources[name]) for name in needed},
         )
         return scaled, unit * unit
 

@@ -135,6 +135,28 @@ def test_small_and_large_gradients_do_not_underflow_float32(rng, magnitude):
     )
 
 
+@pytest.mark.parametrize("structure", [Diagonal(), Kronecker()])
+def test_an_update_that_does_not_shrink_with_the_gradient_does_not_overflow_float32(rng, structure):
+    """Adam's direction is of order one when the gradient has all but vanished."""
+    case = Case(rng, structure, matrix=spd(rng, condition=3.0))
+    matrix, x = case.matrix.astype(np.float32), unflatten(case.update.astype(np.float32))
+    start = {b: {n: v.astype(np.float32) for n, v in o.items()} for b, o in case.start().items()}
+
+    def fitted(magnitude):
+        model = QuadraticModel(
+            gradient=unflatten((magnitude * case.gradient).astype(np.float32)),
+            curvature_product=lambda v: unflatten(matrix @ flatten(v)),
+        )
+        problem = FactorProblem(BACKEND, model, case.blocks, {"input": x})
+        return ConjugateGradient(steps=4).solve(problem, start)
+
+    result, limit = fitted(1e-15), fitted(0.0)
+    assert Status(int(result.status)) is Status.FINISHED
+    # The quadratic term alone is left, which the factors bring down.
+    np.testing.assert_allclose(vector(case, result.factors), vector(case, limit.factors), rtol=1e-4)
+    assert float(result.objective) < 0.1 * float(result.objective_start)
+
+
 def test_a_floor_is_kept_and_the_objective_does_not_rise(rng):
     free = Case(rng, Diagonal())
     case = Case(np.random.default_rng(0), Diagonal(floor=0.3))
