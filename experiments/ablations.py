@@ -4,7 +4,7 @@ All precondition AdamW's update by a Kronecker-factored U that keeps its norm, u
 search space:
 
     fitted            Fisher, conjugate gradient from the identity, fits averaged, all layers together
-    identity          U is never fitted: AdamW
+    identity          U stays the identity: AdamW's steps, but the seconds of fits and of applying U
     warm_start        every fit starts from the factors in use
     longer            ten inner steps in place of three
     per_layer         C without its blocks between layers
