@@ -80,10 +80,18 @@ class Backend(Protocol):
         """Return a 0-d boolean: is every element finite."""
         ...
 
-    def finite_or(
-        self, values: Sequence[Array], fallbacks: Sequence[Array]
-    ) -> tuple[list[Array], Array]:
-        """Return every value whose norm is finite, else its fallback, and how many those are."""
+    def norms(self, values: Sequence[Array]) -> Array:
+        """Return the Euclidean norm of every array, [n]."""
+        ...
+
+    def dots(self, xs: Sequence[Array], ys: Sequence[Array]) -> Array:
+        """Return ⟨x, y⟩ of every pair, [n]; both of a pair have one shape."""
+        ...
+
+    def choose(
+        self, flags: Array, when_true: Sequence[Array], when_false: Sequence[Array]
+    ) -> list[Array]:
+        """Return, array by array, one of two by a boolean each; ``flags`` is [n]."""
         ...
 
     def sqrt(self, x: Array) -> Array:
@@ -143,25 +151,6 @@ class Backend(Protocol):
         ...
 
 
-def finite_or(
-    backend: Backend, values: Sequence[Array], fallbacks: Sequence[Array]
-) -> tuple[list[Array], Array]:
-    """Choose element by element, as compiled code likes it; see :meth:`Backend.finite_or`.
-
-    The norm decides, because a value too large for it could not be rescaled or stepped along.
-
-    Returns:
-        The chosen arrays, and a 0-d integer.
-    """
-    chosen, count = [], backend.integer(0, values[0])
-    for value, fallback in zip(values, fallbacks, strict=True):
-        finite = backend.isfinite((value * value).sum())
-        chosen.append(backend.where(finite, value, fallback))
-        one, zero = backend.integer(1, value), backend.integer(0, value)
-        count = count + backend.where(finite, zero, one)
-    return chosen, count
-
-
 class NumpyBackend:
     """The protocol over NumPy: the core runs and is tested without any framework."""
 
@@ -197,11 +186,19 @@ class NumpyBackend:
         """Return whether every element is finite."""
         return np.isfinite(x).all()
 
-    def finite_or(
-        self, values: Sequence[Array], fallbacks: Sequence[Array]
-    ) -> tuple[list[Array], Array]:
-        """Return every value whose norm is finite, else its fallback, and how many those are."""
-        return finite_or(self, values, fallbacks)
+    def norms(self, values: Sequence[Array]) -> Array:
+        """Return the Euclidean norm of every array, [n]."""
+        return np.sqrt(self.dots(values, values))
+
+    def dots(self, xs: Sequence[Array], ys: Sequence[Array]) -> Array:
+        """Return ⟨x, y⟩ of every pair, [n]."""
+        return np.stack([(x * y).sum() for x, y in zip(xs, ys, strict=True)])
+
+    def choose(
+        self, flags: Array, when_true: Sequence[Array], when_false: Sequence[Array]
+    ) -> list[Array]:
+        """Return, array by array, one of two by a boolean each."""
+        return [a if flag else b for flag, a, b in zip(flags, when_true, when_false, strict=True)]
 
     def sqrt(self, x: Array) -> Array:
         """Return the square root."""

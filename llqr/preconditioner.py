@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llqr import fitting, tensors
+from llqr import fitting
 from llqr._checks import check_arrays
 from llqr.averaging import average
 from llqr.backend import Array, Backend, Tensors
 from llqr.damping import GradientNormDamping
 from llqr.quadratic import QuadraticModel
 from llqr.reach import reaches, shortened, unbounded
+from llqr.safeguards import finite_or, grafted
 from llqr.settings import LLQRConfig
 from llqr.solvers import FactorProblem, Status
 from llqr.solvers.base import describe
@@ -185,9 +186,9 @@ class Preconditioner:
     def precondition(
         self, state: PreconditionerState, sources: Mapping[str, Tensors]
     ) -> tuple[Tensors, PreconditionerState]:
-        """Return U x for every parameter, no longer than ``config.growth`` allows, or annealed.
+        """Return U x for every parameter, or, once annealing has begun, a multiple of x.
 
-        A block whose U x is not finite returns its input.
+        U x is no longer than ``config.growth`` allows, and a block whose U x is not finite returns its input.
 
         Args:
             state: current state.
@@ -196,20 +197,20 @@ class Preconditioner:
         Raises:
             ValueError: if a source, a parameter of it or its shape is not as expected.
         """
-        backend = self.backend
+        backend, rule = self.backend, self.config.annealing
         self._check_sources(sources, self.sources | {"input"})
-        values = self._applied(state.factors, sources)
-        plain = [block.join(backend, sources["input"]) for block in self.blocks]
-        values, bad = backend.finite_or(values, plain)
-        if self.config.growth is not None:
-            values = shortened(backend, values, self._in_order(state.reach), self.config.growth)
-        values = self._annealed(state, values, plain)
-        result: Tensors = {}
-        for block, value in zip(self.blocks, values, strict=True):
-            result.update(block.split(value))
-        if self.config.grafting == "norm":
-            result = tensors.map_tensors(self._graft, result, sources["input"])
-        return result, state._replace(fallbacks=state.fallbacks + bad)
+        if rule is None:
+            return self._step(state, sources)
+
+        def annealed(before: PreconditionerState) -> tuple[Tensors, PreconditionerState]:
+            length = rule.length(backend, before.length, before.step)
+            plain = {name: sources["input"][name] for name in self.shapes}
+            return {k: backend.asarray(length, x) * x for k, x in plain.items()}, before
+
+        def solved(before: PreconditionerState) -> tuple[Tensors, PreconditionerState]:
+            return self._step(before, sources)
+
+        return backend.cond(state.step >= rule.start, annealed, solved, state)
 
     def advance(self, state: PreconditionerState) -> PreconditionerState:
         """Return the state with the step counter moved on."""
@@ -245,6 +246,24 @@ class Preconditioner:
                     "name other directions in Span"
                 )
             check_arrays(f"sources[{name!r}]", sources[name], self.shapes)
+
+    def _step(
+        self, state: PreconditionerState, sources: Mapping[str, Tensors]
+    ) -> tuple[Tensors, PreconditionerState]:
+        """Return U x with its safeguards."""
+        backend = self.backend
+        plain = [block.join(backend, sources["input"]) for block in self.blocks]
+        values, bad = finite_or(backend, self._applied(state.factors, sources), plain)
+        if self.config.growth is not None:
+            values = shortened(backend, values, self._in_order(state.reach), self.config.growth)
+        result: Tensors = {}
+        for block, value in zip(self.blocks, values, strict=True):
+            result.update(block.split(value))
+        if self.config.grafting == "norm":
+            result = grafted(backend, result, sources["input"])
+        return {name: result[name] for name in self.shapes}, state._replace(
+            fallbacks=state.fallbacks + bad
+        )
 
     def _applied(self, factors: BlockFactors, sources: Mapping[str, Tensors]) -> list[Array]:
         """Return U x, one array per block."""
@@ -282,25 +301,3 @@ class Preconditioner:
             return rule.mean(self.backend, *before, model.along(sources["input"]), noise)
 
         return self.backend.cond(rule.measures(state.step), measured, lambda before: before, kept)
-
-    def _annealed(
-        self, state: PreconditionerState, values: list[Array], plain: list[Array]
-    ) -> list[Array]:
-        """Return U x, or after the start of an annealing a multiple of x."""
-        backend, rule = self.backend, self.config.annealing
-        if rule is None:
-            return values
-        length, begun = rule.length(backend, state.length, state.step), state.step >= rule.start
-
-        def one(value: Array, x: Array) -> Array:
-            return backend.where(begun, backend.asarray(length, x) * x, value)
-
-        return [one(value, x) for value, x in zip(values, plain, strict=True)]
-
-    def _graft(self, value: Array, plain: Array) -> Array:
-        """Return ``value`` rescaled to the norm of ``plain``, or ``plain`` if it turns away from that."""
-        backend = self.backend
-        norm, target = backend.sqrt((value * value).sum()), backend.sqrt((plain * plain).sum())
-        along, one = (value * plain).sum() > 0.0, backend.ones((), norm)
-        share = target / backend.where(along, norm, one)
-        return backend.where(along, share * value, plain)

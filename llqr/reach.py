@@ -23,7 +23,7 @@ def unbounded(backend: Backend, like: Array) -> Array:
 
 def reaches(backend: Backend, values: Sequence[Array]) -> list[Array]:
     """Return the reach of every block from its U x at a fit, 0-d arrays; infinite where that vanishes."""
-    norms = _norms(backend, values)
+    norms = backend.norms(values)
     present = norms > 0.0
     none = backend.zeros(norms.shape, norms) + float("inf")
     found = backend.where(present, norms, none)
@@ -41,12 +41,8 @@ def shortened(
         reach: one 0-d array per block.
         growth: κ ≥ 1.
     """
-    norms, limits = _norms(backend, values), growth * backend.stack(list(reach))
+    norms, limits = backend.norms(values), growth * backend.stack(list(reach))
     longer, ones = norms > limits, backend.ones(norms.shape, norms)
     # Where nothing is shortened the limit may be infinite; ∞/∞ must not arise even if it is not chosen.
     ratios = backend.where(longer, limits, ones) / backend.where(longer, norms, ones)
     return [value * ratios[index] for index, value in enumerate(values)]
-
-
-def _norms(backend: Backend, values: Sequence[Array]) -> Array:
-    return backend.sqrt(backend.stack([(value * value).sum() for value in values]))

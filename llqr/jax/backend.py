@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from llqr._checks import check_positive_int
-from llqr.backend import finite_or
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +61,20 @@ class JaxBackend:
         """Return a 0-d boolean: is every element finite."""
         return jnp.isfinite(x).all()
 
-    def finite_or(
-        self, values: Sequence[Array], fallbacks: Sequence[Array]
-    ) -> tuple[list[Array], Array]:
-        """Return every value whose norm is finite, else its fallback, and how many those are."""
-        return finite_or(self, values, fallbacks)
+    def norms(self, values: Sequence[Array]) -> Array:
+        """Return the Euclidean norm of every array, [n]."""
+        return jnp.sqrt(self.dots(values, values))
+
+    def dots(self, xs: Sequence[Array], ys: Sequence[Array]) -> Array:
+        """Return ⟨x, y⟩ of every pair, [n]."""
+        return jnp.stack([(x * y).sum() for x, y in zip(xs, ys, strict=True)])
+
+    def choose(
+        self, flags: Array, when_true: Sequence[Array], when_false: Sequence[Array]
+    ) -> list[Array]:
+        """Return, array by array, one of two by a boolean each."""
+        pairs = enumerate(zip(when_true, when_false, strict=True))
+        return [jnp.where(flags[index], a, b) for index, (a, b) in pairs]
 
     def sqrt(self, x: Array) -> Array:
         """Return the square root, element by element."""

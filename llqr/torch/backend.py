@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llqr._checks import check_positive_int
-from llqr.backend import eager_scan, finite_or
+from llqr.backend import eager_scan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +70,28 @@ class TorchBackend:
         # NaN goes through the maximum; ten times as fast as torch.isfinite(x).all() on a CPU.
         return x.abs().amax() < math.inf
 
-    def finite_or(
-        self, values: Sequence[Tensor], fallbacks: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
-        """Return every value whose norm is finite, else its fallback, and how many those are.
+    def norms(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the Euclidean norm of every tensor, [n]."""
+        return torch.stack(torch._foreach_norm(list(values)))
 
-        On the CPU the usual case, that all are, costs two operations per value and copies nothing.
+    def dots(self, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
+        """Return ⟨x, y⟩ of every pair, [n]."""
+        return torch.stack([product.sum() for product in torch._foreach_mul(list(xs), list(ys))])
+
+    def choose(
+        self, flags: Tensor, when_true: Sequence[Tensor], when_false: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Return, array by array, one of two by a boolean each.
+
+        On the CPU the booleans are at hand and choosing copies nothing; see :meth:`select`.
+
+        Returns:
+            The tensors chosen.
         """
-        if values[0].device.type == "cpu":
-            flat = [value.reshape(-1) for value in values]
-            squares = torch.stack([torch.dot(value, value) for value in flat])
-            if bool((squares < math.inf).all()):
-                return list(values), self.integer(0, values[0])
-        return finite_or(self, values, fallbacks)
+        pairs = zip(when_true, when_false, strict=True)
+        if flags.device.type == "cpu":
+            return [a if flag else b for flag, (a, b) in zip(flags.tolist(), pairs, strict=True)]
+        return [torch.where(flags[index], a, b) for index, (a, b) in enumerate(pairs)]
 
     def sqrt(self, x: Tensor) -> Tensor:
         """Return the square root."""

@@ -34,8 +34,12 @@ def non_finite_names(parameters: Mapping[str, Tensor]) -> list[str]:
     }
     if not found:
         return []
+    values = list(found.values())
+    # Quicker than the largest magnitudes, and all are finite if the sum of their squares is.
+    if all(math.isfinite(norm) for norm in torch.stack(torch._foreach_norm(values)).tolist()):
+        return []
     # NaN goes through the maximum.
-    largest = torch._foreach_norm(list(found.values()), math.inf)
+    largest = torch._foreach_norm(values, math.inf)
     flags = torch.stack([value < math.inf for value in largest]).tolist()
     return [name for name, finite in zip(found, flags, strict=True) if not finite]
 

@@ -31,10 +31,9 @@ def of_update(
         gradient: g.
         dtype: of u.
     """
-    update = {
-        name: before.values[name].to(dtype) - parameter.to(dtype)
-        for name, parameter in parameters.items()
-    }
+    old = [before.values[name].to(dtype) for name in parameters]
+    new = [parameter.to(dtype) for parameter in parameters.values()]
+    update = dict(zip(parameters, torch._foreach_sub(old, new), strict=True))
     return {"input": update, "update": update, "gradient": gradient}
 
 

@@ -151,19 +151,3 @@ def test_mapped_rows_in_batches_and_where_batches_are_impossible():
 def test_sizes_of_batches_are_validated():
     with pytest.raises(ValueError, match="map_batch_size must be an integer of at least 1, got 0"):
         TorchBackend(map_batch_size=0)
-
-
-def test_values_without_finite_norm_fall_back():
-    good, huge = torch.ones(3), torch.full((2,), 1e30)
-    bad = torch.tensor([[1.0, float("nan")]])
-    values, plain = [good, huge, bad], [torch.zeros_like(v) for v in (good, huge, bad)]
-    chosen, count = TORCH.finite_or(values, plain)
-    assert torch.equal(chosen[0], good) and int(count) == 2
-    assert torch.equal(chosen[1], plain[1]) and torch.equal(chosen[2], plain[2])
-    chosen, count = TORCH.finite_or([good, torch.zeros(0)], [plain[0], torch.zeros(0)])
-    assert chosen[0] is good and int(count) == 0
-    numpy_chosen, numpy_count = NUMPY.finite_or(
-        [v.double().numpy() for v in (good, bad)], [np.zeros(3), np.zeros((1, 2))]
-    )
-    np.testing.assert_array_equal(numpy_chosen[0], 1.0)
-    assert not numpy_chosen[1].any() and int(numpy_count) == 1
