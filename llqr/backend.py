@@ -122,6 +122,18 @@ class Backend(Protocol):
         """Apply ``body`` to the state while ``condition(state)`` holds."""
         ...
 
+    def repeat(self, body: Callable, value: Any) -> Any:
+        """Apply ``body`` at least once, and again while it asks for that.
+
+        Args:
+            body: value ↦ (next value, a 0-d boolean: once more?, output).
+            value: given to the first call.
+
+        Returns:
+            The output of the last call.
+        """
+        ...
+
     def cond(self, predicate: Array, when_true: Callable, when_false: Callable, state: Any) -> Any:
         """Apply one of two functions to the state; both return the same structure."""
         ...
@@ -233,6 +245,10 @@ class NumpyBackend:
             state = body(state)
         return state
 
+    def repeat(self, body: Callable, value: Any) -> Any:
+        """Apply ``body`` at least once, and again while it asks for that."""
+        return eager_repeat(body, value)
+
     def cond(self, predicate: Array, when_true: Callable, when_false: Callable, state: Any) -> Any:
         """Apply one of two functions to the state."""
         return when_true(state) if bool(predicate) else when_false(state)
@@ -250,6 +266,15 @@ class NumpyBackend:
     ) -> tuple[Any, Array | None]:
         """Pass a state along the rows of some arrays."""
         return eager_scan(body, state, rows, reverse, np.stack)
+
+
+def eager_repeat(body: Callable, value: Any) -> Any:
+    """Return :meth:`Backend.repeat` as a Python loop, for frameworks that compute at once."""
+    again = True
+    while again:
+        value, more, output = body(value)
+        again = bool(more)
+    return output
 
 
 def eager_scan(

@@ -18,7 +18,7 @@ from llqr.quadratic import QuadraticModel
 from llqr.reach import reaches, shortened, unbounded
 from llqr.safeguards import finite_or, grafted
 from llqr.settings import LLQRConfig
-from llqr.solvers import FactorProblem, Status
+from llqr.solvers import FactorProblem, SolverResult, Status
 from llqr.solvers.base import describe
 from llqr.state import FitReport, PreconditionerState
 from llqr.structures.base import Shape
@@ -156,7 +156,7 @@ class Preconditioner:
         next_fit = state.step + backend.where(accepted, steps, one)
         if config.annealing is not None:
             next_fit = config.annealing.next_fit(backend, next_fit)
-        length, lengths = self._measured(state, damped, sources, result.noise)
+        length, lengths = self._measured(state, damped, sources, result)
         averaged = average(backend, config, state, result.factors, replace=useless)
         factors = backend.select(accepted, averaged, state.factors)
         return state._replace(
@@ -290,7 +290,7 @@ class Preconditioner:
         state: PreconditionerState,
         model: QuadraticModel,
         sources: Mapping[str, Tensors],
-        noise: Array | None,
+        result: SolverResult,
     ) -> tuple[Array, Array]:
         """Return the mean length for an annealing, and the number of fits that it is of."""
         rule, kept = self.config.annealing, (state.length, state.lengths)
@@ -298,6 +298,9 @@ class Preconditioner:
             return kept
 
         def measured(before: tuple[Array, Array]) -> tuple[Array, Array]:
-            return rule.mean(self.backend, *before, model.along(sources["input"]), noise)
+            along = (result.along or {}).get(self.config.apply_to)
+            if along is None:
+                along = model.along(sources["input"])
+            return rule.mean(self.backend, *before, along, result.noise)
 
         return self.backend.cond(rule.measures(state.step), measured, lambda before: before, kept)

@@ -105,6 +105,17 @@ class JaxBackend:
         """Apply ``body`` while the condition holds; the state keeps its dtypes."""
         return lax.while_loop(condition, lambda old: _as_before(body(old), old), state)
 
+    def repeat(self, body: Callable, value: Any) -> Any:
+        """Apply ``body`` at least once, and again while it asks for that; ``body`` is compiled once.
+
+        Returns:
+            The output of the last call.
+        """
+        _, _, shapes = jax.eval_shape(body, value)
+        nothing = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
+        start = (value, jnp.ones((), bool), nothing)
+        return self.while_loop(lambda state: state[1], lambda state: body(state[0]), start)[2]
+
     def cond(self, predicate: Array, when_true: Callable, when_false: Callable, state: Any) -> Any:
         """Apply one of two functions to the state; only the chosen one is computed."""
         return lax.cond(predicate, when_true, when_false, state)

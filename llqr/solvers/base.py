@@ -57,6 +57,7 @@ class SolverResult(NamedTuple):
         block_finite: by block, were the last tried factors and their gradient finite.
         ridge: ρ for the next fit, None from a solver that does not adapt it.
         noise: ν, the share of noise in the gradient (:mod:`llqr.ridge`); None where it is not known.
+        along: source name ↦ ⟨x, g⟩ and ⟨x, (C + λI) x⟩, from a solver that has them at hand.
     """
 
     factors: BlockFactors
@@ -69,6 +70,7 @@ class SolverResult(NamedTuple):
     block_finite: dict[str, Array]
     ridge: Array | None = None
     noise: Array | None = None
+    along: Mapping[str, tuple[Array, Array]] | None = None
 
     def describe(self) -> str:
         """Return one readable sentence; only outside of compiled code."""

@@ -110,21 +110,17 @@ class DirectSolve(AbstractInnerSolver):
         before = loss_at(tensors.scale(0.0, problem.step(inputs, system.initial)))
         resolution = rounding(before) * abs(before)
 
-        def is_bad(attempt: tuple[Array, Array, Array]) -> Array:
-            return attempt[2]
-
-        def tried(attempt: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            used = attempt[1]
-            found = self._pulled_together(system, used).factors
-            gain = before - loss_at(problem.step(inputs, found))
-            promised = -system.objective(system.matrix, found)
-            other = gain if unseen is None else before - loss_at(problem.step(unseen, found))
+        def tried(used: Array) -> tuple[Array, Array, SolverResult]:
+            result = self._pulled_together(system, used)
+            gain = before - loss_at(problem.step(inputs, result.factors))
+            promised = -system.objective(system.matrix, result.factors)
+            other = gain
+            if unseen is not None:
+                other = before - loss_at(problem.step(unseen, result.factors))
             following, bad = rule.judged(backend, used, (gain, other), promised, resolution)
-            return used, following, bad & (used < following)
+            return following, bad & (used < following), result._replace(ridge=following)
 
-        yes = backend.integer(0, before) == 0
-        used, following, _ = backend.while_loop(is_bad, tried, (ridge, ridge, yes))
-        return self._pulled_together(system, used)._replace(ridge=following, noise=noise)
+        return backend.repeat(tried, ridge)._replace(noise=noise, along=system.along())
 
     def _pulled_together(self, system: DirectSystem, ridge: Array) -> SolverResult:
         return self._with_ridge(system.pulled_together(ridge, self.relative_cutoff), ridge)

@@ -59,7 +59,7 @@ class DirectSystem:
             relative_cutoff: see :func:`llqr.solvers.quadratic_program.minimise`.
         """
         backend = self.problem.backend
-        kinds = self.lengths.reshape((-1, 1)) * self._kinds()
+        kinds = self._kinds()
         nothing = backend.zeros((kinds.shape[1],), self.right)
         common, _ = minimise(
             backend,
@@ -87,13 +87,25 @@ class DirectSystem:
         some, nothing = whole > 0.0, backend.where(noise > 0.0, one, 0.0 * one)
         return backend.where(some, noise / backend.where(some, whole, one), nothing)
 
+    def along(self) -> dict[str, tuple[Array, Array]]:
+        """Return ⟨x, g⟩ and ⟨x, (C + λI) x⟩ for every source x that all blocks have."""
+        kinds = self._kinds()
+        slopes = kinds.T @ self.right
+        curvatures = self.problem.backend.einsum("ij,ik,kj->j", kinds, self.matrix, kinds)
+        return {
+            name: (slopes[index], curvatures[index])
+            for index, name in enumerate(self._sources())
+            if all(name in block.structure.sources for block in self.problem.blocks)
+        }
+
+    def _sources(self) -> list[str]:
+        return sorted({name for block in self.problem.blocks for name in block.structure.sources})
+
     def _kinds(self) -> Array:
-        """Return P [n, kinds]: 1 where a factor belongs to a source, in the order of the factors."""
-        blocks = self.problem.blocks
-        sources = [source for block in blocks for source in block.structure.sources]
-        known = sorted(set(sources))
-        table = np.array([[source == kind for kind in known] for source in sources], float)
-        return self.problem.backend.asarray(table, self.lengths)
+        """Return [n, kinds]: what makes x of a source alone, ‖d_j‖ where d_j belongs to it and else 0."""
+        sources = [name for block in self.problem.blocks for name in block.structure.sources]
+        table = np.array([[name == kind for kind in self._sources()] for name in sources], float)
+        return self.lengths.reshape((-1, 1)) * self.problem.backend.asarray(table, self.lengths)
 
     def objective(self, matrix: Array, factors: BlockFactors) -> Array:
         """Return ½ xᵀHx − xᵀr, for this H or one with a ridge."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llqr._checks import check_positive_int
-from llqr.backend import eager_scan
+from llqr.backend import eager_repeat, eager_scan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,10 @@ class TorchBackend:
         while bool(condition(state)):
             state = body(state)
         return state
+
+    def repeat(self, body: Callable, value: Any) -> Any:
+        """Apply ``body`` at least once, and again while it asks for that; reads one boolean each time."""
+        return eager_repeat(body, value)
 
     def cond(self, predicate: Tensor, when_true: Callable, when_false: Callable, state: Any) -> Any:
         """Apply one of two functions to the state; reads one boolean."""

@@ -105,7 +105,17 @@ def undone_on_error(snapshot: Snapshot) -> Iterator[None]:
 
 def _copied(state: Mapping[Any, Any]) -> dict[Any, Any]:
     # The keys are the parameters themselves and must not be copied.
-    return {parameter: copy.deepcopy(value) for parameter, value in state.items()}
+    return {
+        parameter: {name: _copy(entry) for name, entry in value.items()}
+        if isinstance(value, dict)
+        else copy.deepcopy(value)
+        for parameter, value in state.items()
+    }
+
+
+def _copy(value: Any) -> Any:
+    # A third of the time of a deep copy, and most of what optimizers keep are tensors.
+    return value.detach().clone() if type(value) is Tensor else copy.deepcopy(value)
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
