@@ -65,7 +65,7 @@ def interval(
     old, new = result.objective_start, result.objective
     # The factors before the first fit are the identity, which says nothing about the interval.
     known = backend.where(state.fits > 0, old, 0.0 * old)
-    steps = rule.next(backend, state.interval, known, new, state.step)
+    steps = rule.next(backend, state.interval, known, new, state.step, result.noise)
     # Factors whose step would no longer lower the model are replaced, not averaged.
     return steps, ~(old < 0.0)
 

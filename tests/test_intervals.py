@@ -12,7 +12,7 @@ from tests import backends
 RULE = AdaptiveInterval(longest=20, kept=0.5, patience=50)
 
 
-def after(current, old, new, step=0, rule=RULE, name="numpy"):
+def after(current, old, new, step=0, rule=RULE, name="numpy", noise=None):
     backend, to, back = backends.make(name)
     like = to(np.array(0.0))
     value = rule.next(
@@ -21,6 +21,7 @@ def after(current, old, new, step=0, rule=RULE, name="numpy"):
         to(np.array(old)),
         to(np.array(new)),
         backend.integer(step, like),
+        None if noise is None else to(np.array(noise)),
     )
     return int(back(value))
 
@@ -54,6 +55,19 @@ def test_noise_cannot_keep_it_short_for_ever():
     assert after(3, 1.0, -1.0, 10_000) == 20
 
 
+@pytest.mark.parametrize("name", backends.BACKENDS)
+@pytest.mark.parametrize(
+    ("noise", "patience"),
+    # Half way at ν = 1/64: exact gradients are refreshed for 50 steps at each interval, noisy ones for 10.
+    [(0.0, 50), (1.0 / 64.0, 30), (1.0 / 32.0, 10), (7.0, 10), (np.nan, 10), (None, 10)],
+)
+def test_noise_decides_how_long_a_restless_solution_is_followed(name, noise, patience):
+    rule = AdaptiveInterval(patience=10, exact_patience=50)
+    for step in (0, 9, 10, 29, 30, 49, 50, 150, 900):
+        found = after(1, 1.0, -1.0, step, rule, name, noise)
+        assert found == min(1 + step // patience, 20)
+
+
 def test_the_rule_does_not_depend_on_the_scale_of_the_loss():
     for scale in (1e-12, 1e12):
         assert after(4, -0.6 * scale, -scale) == 7 and after(4, -0.2 * scale, -scale) == 2
@@ -64,7 +78,10 @@ def test_it_needs_fits_that_start_from_the_factors_in_use():
         LLQRConfig(curvature=Hessian(), structure=Span(), update_interval=RULE, warm_start=False)
 
 
-@pytest.mark.parametrize("settings", [{"longest": 0}, {"patience": 0}, {"kept": 1.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"longest": 0}, {"patience": 0}, {"exact_patience": 0}, {"noise_weight": 0.0}, {"kept": 1.0}],
+)
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         AdaptiveInterval(**settings)

@@ -8,7 +8,8 @@ training steps between two refreshes, whatever the workload:
 * a Gram matrix from forward products stores every direction's tangent of the outputs; where that is
   too much, each direction takes a backward product as well and stores none;
 * the interval follows from the operation count: a forward product is 2/3 of a gradient, forward and
-  backward 4/3.
+  backward 4/3. So does the patience with a solution that moves at every step: refreshes of c gradients whose
+  interval grows by one every K/c steps cost K ln(1 + t c/K) gradients in the first t steps.
 """
 
 from __future__ import annotations
@@ -22,11 +23,16 @@ SMALL_BATCH_BYTES = 2**24
 """Inputs and outputs of a device below this need no chunks."""
 SHARE = 16
 """One in so many examples is a curvature example."""
-MIN_EVENTS = 256
+MIN_EVENTS = 64
 """The curvature batch holds at least so many events where the batch does."""
 FORWARD, FORWARD_BACKWARD = 2 / 3, 4 / 3
 JUDGEMENT = 7 / 2
 """Gradients of the curvature batch beside the products: its own, again and of half of it, three losses."""
+
+EARLY_GRADIENTS = 80.0
+"""K: gradients that refreshes may cost while steps are few, up to the logarithm above."""
+LONGEST_PATIENCE = 50
+"""Bound on the patience with a solution that moves at every step, and that of exact gradients; in steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,11 @@ class Plan:
     def interval(self, share: float, shortest: int, longest: int) -> int:
         """Return steps between refreshes such that they take ``share`` of the gradients."""
         return min(max(ceil(self.cost / share), shortest), longest)
+
+    @property
+    def patience(self) -> int:
+        """Steps after which the shortest interval is one longer where gradients are noisy, ≥ 1."""
+        return min(max(round(EARLY_GRADIENTS / self.cost), 1), LONGEST_PATIENCE)
 
 
 def make_plan(

@@ -15,7 +15,7 @@ from typing import Any
 from llqr._checks import check_fraction, check_not_negative, check_positive_int
 from llqr.algoperf.curvatures import fisher
 from llqr.algoperf.grouping import step_sizes
-from llqr.algoperf.planning import Plan
+from llqr.algoperf.planning import LONGEST_PATIENCE, Plan
 from llqr.annealing import Annealing
 from llqr.backend import Array
 from llqr.config import LLQRConfig, check_known, configure
@@ -157,9 +157,10 @@ class Recipe:
             metric: Fisher of the outputs; None before shapes are known (any will do for a first state).
             plan: how a refresh is computed; None likewise.
         """
-        longest = SHORTEST_LIMIT
+        longest, patience = SHORTEST_LIMIT, LONGEST_PATIENCE
         if plan is not None:
             longest = plan.interval(self.refresh_share, SHORTEST_LIMIT, LONGEST_LIMIT)
+            patience = plan.patience
         given = self.update_interval
         settings: dict[str, Any] = {"chunk_size": None if plan is None else plan.chunk_size}
         if metric is not None:
@@ -168,13 +169,16 @@ class Recipe:
         if not self.is_span:
             interval = longest if given is None else given
             return shaped(self.structure, update_interval=interval, **settings)
+        interval = AdaptiveInterval(
+            longest=longest, patience=patience, exact_patience=LONGEST_PATIENCE
+        )
         return configure(
             **{"curvature": "fisher", **settings},
             structure=_span(list(names)),
             inner_solver="direct",
             solver_options={"relative_ridge": AdaptiveRidge()},
             apply_to="update",
-            update_interval=AdaptiveInterval(longest=longest) if given is None else given,
+            update_interval=interval if given is None else given,
             ema_decay=0.5,
             ema_debias=True,
             growth=GROWTH,

@@ -83,7 +83,7 @@ class LODO(AbstractMethod):
         blocks = self.blocks(shapes_of(gradient))
         h = self.hypergradient(backend, state, gradient)
         # One that is not finite leaves the factors as they were, and is counted.
-        usable = backend.isfinite(dot_factors(h, h))
+        usable = backend.isfinite(dot_factors(backend, h, h))
         # Before the first step there is nothing to learn from, and Adam must not count it.
         learns = usable & (state["step"] > 0)
         moved, meta = self._meta().update(backend, state["factors"], h, state["meta"])

@@ -122,8 +122,8 @@ class ConjugateGradient(AbstractInnerSolver):
         block_finite = {name: in_factors[name] & in_gradient[name] for name in in_factors}
         finite = found.line.finite & backend.isfinite(new.objective) & all_true(block_finite)
         accept = finite & found.line.positive & (new.objective <= old.objective)
-        norm2 = dot_factors(gradient, gradient)
-        turned = norm2 - dot_factors(gradient, old.gradient)
+        norm2 = dot_factors(backend, gradient, gradient)
+        turned = norm2 - dot_factors(backend, gradient, old.gradient)
         one = backend.ones((), norm2)
         # At the start there is no direction yet to be multiplied.
         beta = backend.maximum(turned / backend.where(starting, one, state.norm2), 0.0)

@@ -139,11 +139,13 @@ class FactorProblem:
         }
 
     def finite_blocks(self, factors: BlockFactors) -> dict[str, Array]:
-        """Return, per block, whether its factors are finite and so is their Euclidean norm."""
-        return {
-            name: self.backend.isfinite(dot_factors({name: own}, {name: own}))
-            for name, own in factors.items()
-        }
+        """Return, per block, whether its factors are finite and so are their Euclidean norms."""
+        leaves = [value for own in factors.values() for value in own.values()]
+        finite, result, start = self.backend.norms(leaves) < float("inf"), {}, 0
+        for name, own in factors.items():
+            result[name] = finite[start : start + len(own)].all()
+            start += len(own)
+        return result
 
 
 def first_factor(factors: BlockFactors) -> Array:
@@ -159,11 +161,8 @@ def map_factors(function: Callable[..., Array], *operands: BlockFactors) -> Bloc
     }
 
 
-def dot_factors(x: BlockFactors, y: BlockFactors) -> Array:
+def dot_factors(backend: Backend, x: BlockFactors, y: BlockFactors) -> Array:
     """Return the inner product over all factors, a 0-d array."""
-    products = [
-        (value * y[block][name]).sum()
-        for block, factors in x.items()
-        for name, value in factors.items()
-    ]
-    return sum(products[1:], start=products[0])
+    pairs = [(value, y[block][name]) for block, own in x.items() for name, value in own.items()]
+    left, right = zip(*pairs, strict=True)
+    return backend.dots(left, right).sum()

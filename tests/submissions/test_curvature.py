@@ -15,6 +15,7 @@ from llqr.algoperf.jax_curvature import JaxObjective
 from llqr.algoperf.likelihoods import likelihood_of, specification
 from llqr.algoperf.torch_curvature import TorchObjective
 from llqr.backend import NumpyBackend
+from llqr.intervals import AdaptiveInterval
 from llqr.structures import Span
 from tests.submissions import tiny
 
@@ -139,6 +140,29 @@ def test_a_small_batch_is_used_whole_and_at_once():
     assert (plan.examples, plan.chunk_size, plan.store_tangents) == (64, None, True)
     # Eight forward products; three losses of a third each, two gradients and the half's.
     assert plan.cost == pytest.approx(8 * 2 / 3 + 3 / 3 + 2 + 1 / 2)
+
+
+@pytest.mark.parametrize("products", [2, 8, 32, 64])
+@pytest.mark.parametrize("examples", [1, 64, 128, 1024])
+def test_refreshes_of_a_restless_solution_cost_no_more_than_a_logarithm(examples, products):
+    """The interval is at its shortest all the time, as if every fit looked new."""
+    plan = planning.make_plan(
+        examples=examples,
+        output_shape=(examples, 10),
+        event_axes=1,
+        example_bytes=256,
+        products=products,
+    )
+    rule = AdaptiveInterval(longest=plan.interval(0.05, 20, 100), patience=plan.patience)
+    one = np.ones((), np.int32)
+    steps, due, spent, constant = 300, 0, 0.0, planning.EARLY_GRADIENTS
+    for step in range(steps):
+        if step == due:
+            spent += plan.cost
+            due += int(rule.next(NumpyBackend(), one, 0.0 * one, -1.0 * one, one * step))
+        # Whole steps round the interval down, by less than one step.
+        assert spent <= 2.0 * constant * np.log1p((step + 1) * plan.cost / constant) + plan.cost
+    assert spent >= plan.cost * steps / (1 + steps / plan.patience)
 
 
 def test_groups_are_as_fine_as_the_limit_allows():

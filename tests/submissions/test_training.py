@@ -151,11 +151,11 @@ def test_both_frameworks_take_the_same_steps(kind, statistics):
 @pytest.mark.parametrize("framework", ["jax", "pytorch"])
 def test_chunks_and_products_alone_change_rounding_only(framework, monkeypatch):
     point = {"kind": "tokens", "steps": 3, "warmup_factor": 0.0}
+    monkeypatch.setattr(planning, "MIN_EVENTS", 10_000)  # all examples, however they are cut
     _, expected, _ = train("external_tuning", framework, **point)
     # Nothing may be stored and no batch is small: chunks of a quarter, a backward product per direction.
     monkeypatch.setattr(planning, "GRAM_BYTES", 0)
     monkeypatch.setattr(planning, "SMALL_BATCH_BYTES", 0)
-    monkeypatch.setattr(planning, "MIN_EVENTS", 10_000)
     _, own, state = train("external_tuning", framework, **point)
     assert 1 <= counters(state)["fits"] <= 3
     for layer in own:
