@@ -23,6 +23,8 @@ SMALL_BATCH_BYTES = 2**24
 """Inputs and outputs of a device below this need no chunks."""
 SHARE = 16
 """One in so many examples is a curvature example."""
+SMALL_SHARE, MANY_EVENTS = 4, 256
+"""One in so many, while they are at most so many events."""
 MIN_EVENTS = 64
 """The curvature batch holds at least so many events where the batch does."""
 FORWARD, FORWARD_BACKWARD = 2 / 3, 4 / 3
@@ -97,7 +99,8 @@ def make_plan(
     events = max(prod(output_shape[1 : len(output_shape) - event_axes]), 1)
     kept, chunk = examples, None
     if sliceable:
-        wanted = max(examples / SHARE, MIN_EVENTS / events)
+        few = min(examples / SMALL_SHARE, MANY_EVENTS / events)
+        wanted = max(examples / SHARE, MIN_EVENTS / events, few)
         kept = min(ceil(wanted / shards) * shards, examples)
         local = examples // shards
         if local * (example_bytes + 4 * numbers) > SMALL_BATCH_BYTES:

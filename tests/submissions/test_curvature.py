@@ -165,6 +165,25 @@ def test_refreshes_of_a_restless_solution_cost_no_more_than_a_logarithm(examples
     assert spent >= plan.cost * steps / (1 + steps / plan.patience)
 
 
+@pytest.mark.parametrize(
+    ("examples", "events", "kept"),
+    [
+        (1, 1, 1),
+        (32, 1, 32),
+        (128, 1, 64),
+        (512, 1, 128),
+        (1024, 1, 256),
+        (2048, 1, 256),
+        (8192, 1, 512),
+        (128, 64, 8),
+        (64, 50, 6),
+    ],
+)
+def test_how_many_examples_a_curvature_batch_has(examples, events, kept):
+    shapes = {"output_shape": (examples, events, 10), "event_axes": 1, "example_bytes": 8}
+    assert planning.make_plan(examples=examples, products=8, **shapes).examples == kept
+
+
 def test_groups_are_as_fine_as_the_limit_allows():
     names = [
         f"block_{b}/layer_{n}/{k}" for b in range(3) for n in range(4) for k in ("bias", "kernel")
