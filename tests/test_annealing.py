@@ -1,5 +1,7 @@
 """The end of a long run: what c is, how the length falls, and that nothing is fitted any more."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from llqr.config import configure
 from llqr.quadratic import QuadraticModel
 from llqr.ridge import AdaptiveRidge
 from llqr.solvers import DirectSolve
+from llqr.structures import Span
 from tests import backends, fits
 
 RULE = Annealing(
@@ -137,6 +140,31 @@ def test_noise_that_a_fit_finds_lengthens_its_step(rng, deviation):
     slope, curvature = fits.model(gradient).along(gradient)
     beyond = 1.5 if deviation is None else 1.0 + min(1.0, 4.0 * deviation**2)
     np.testing.assert_allclose(float(fitted.length), beyond * slope / curvature, rtol=1e-12)
+
+
+def test_a_span_measures_with_the_system_that_it_has_solved(rng):
+    """No product beyond one per direction, and the same length."""
+    gradient, update, products = fits.gradient(rng), fits.gradient(rng), []
+
+    def product(v):
+        products.append(v)
+        return {name: fits.HESSIAN[name] * x for name, x in v.items()}
+
+    model = fits.model(gradient, loss=lambda step: np.float64(0.0))
+    model = dataclasses.replace(model, curvature_product=product)
+    preconditioner = fits.make(
+        structure=Span(per="parameter", directions=("update", "gradient")),
+        structure_options={},
+        inner_solver=DirectSolve(relative_ridge=AdaptiveRidge(largest=4.0)),
+        apply_to="update",
+        annealing=RULE,
+    )
+    sources = {"input": update, "update": update, "gradient": gradient}
+    fitted = preconditioner.fit(preconditioner.init(gradient), model, sources)
+    assert len(products) == 2 * len(fits.SHAPES)
+    slope, curvature = fits.model(gradient).along(update)
+    expected = 1.5 * slope / curvature if slope > 0.0 else 1.0
+    np.testing.assert_allclose(float(fitted.length), expected, rtol=1e-12)
 
 
 def test_fits_that_fail_end_where_the_annealing_begins(rng):

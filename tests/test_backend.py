@@ -1,4 +1,4 @@
-"""The scan of every backend against the recursion written out."""
+"""Loops of every backend against what they say, written out."""
 
 import numpy as np
 import pytest
@@ -28,3 +28,19 @@ def test_scan_equals_the_recursion(rng, framework, reverse):
     state, nothing = backend.scan(lambda s, row: (s + row[0], None), to(start), rows[:1])
     assert nothing is None
     np.testing.assert_allclose(back(state), start + factors.sum(0), rtol=1e-13)
+
+
+@pytest.mark.parametrize("framework", backends.BACKENDS)
+@pytest.mark.parametrize("limit", [0.5, 5.0, 100.0])
+def test_repeat_calls_once_and_then_while_it_is_asked_to(framework, limit):
+    backend, to, back = backends.make(framework)
+
+    def body(value):
+        return 3.0 * value, value < limit, {"used": value, "twice": 2.0 * value}
+
+    output = backend.repeat(body, to(np.array(1.0)))
+    used = 1.0
+    while used < limit:
+        used *= 3.0
+    assert float(back(output["used"])) == used
+    assert float(back(output["twice"])) == 2.0 * used

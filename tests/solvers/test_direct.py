@@ -5,6 +5,7 @@ import pytest
 
 from llqr.quadratic import QuadraticModel
 from llqr.solvers import DirectSolve, FactorProblem, Status
+from llqr.solvers.direct_system import assemble
 from llqr.structures import Diagonal, Scalar, Span
 from llqr.structures.blocks import make_blocks
 from tests.solvers.quadratics import BACKEND, SIZE, Case, flatten, spd, unflatten, vector
@@ -43,6 +44,18 @@ def test_equals_numpy_solve(rng, key, gram, damping, ridge):
     assert int(result.products) == case.products == len(vector(case, case.start()))
     if ridge == 0.0:
         np.testing.assert_allclose(result.objective, case.objective(result.factors), rtol=1e-9)
+
+
+@pytest.mark.parametrize("key", STRUCTURES)
+@pytest.mark.parametrize("gram", [False, True])
+@pytest.mark.parametrize("damping", [0.0, 0.7])
+def test_the_model_along_every_source_comes_with_the_system(rng, key, gram, damping):
+    case = Case(rng, STRUCTURES[key], gram=gram, damping=damping)
+    along = assemble(case.problem, case.start()).along()
+    # What some blocks do not act on is no direction of all parameters.
+    assert set(along) == set.intersection(*(set(block.sources) for block in case.blocks))
+    for name, found in along.items():
+        np.testing.assert_allclose(found, case.problem.model.along(case.sources[name]), rtol=1e-10)
 
 
 @pytest.mark.parametrize("gram", [False, True])
