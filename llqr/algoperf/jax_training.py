@@ -49,7 +49,7 @@ class JaxTrainer:
         mesh = Mesh(jax.devices(), ("batch",))
         replicated = NamedSharding(mesh, PartitionSpec())
         split = NamedSharding(mesh, PartitionSpec("batch"))
-        self._place = lambda tree: jax.device_put(tree, replicated)
+        self._replicated = replicated
         self._compiled = jax.jit(
             self._step,
             donate_argnums=(0, 1, 2),
@@ -60,14 +60,26 @@ class JaxTrainer:
     def init(self, params: Any) -> Any:
         """Return the optimizer's state."""
         nothing = JaxObjective(workload=self.workload)
-        return self._place(self._transformation(params, nothing, None).init(params))
+        return jax.device_put(
+            self._transformation(params, nothing, None).init(params), self._replicated
+        )
 
     def step(
         self, state: Any, params: Any, model_state: Any, batch: Any, rng: Any
     ) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Return the new optimizer state, parameters, model state and what is worth logging."""
-        state, params, model_state = _without_device_axis((state, params, model_state))
-        return self._compiled(state, params, model_state, batch, rng)
+        trees = self._placed(_without_device_axis((state, params, model_state)))
+        return self._compiled(*trees, batch, rng)
+
+    def _placed(self, trees: Any) -> Any:
+        """Return parameters and states on all devices, as the compiled step returns them.
+
+        Those of the first step come from elsewhere, and the step would be compiled for them alone.
+        """
+        leaves = jax.tree.leaves(trees)
+        if all(getattr(leaf, "sharding", None) == self._replicated for leaf in leaves):
+            return trees
+        return jax.device_put(trees, self._replicated)
 
     def _step(
         self, state: Any, params: Any, model_state: Any, batch: Any, rng: Any

@@ -99,6 +99,13 @@ def test_without_hyperparameters_the_loss_falls(framework):
     assert losses[30] < 0.8 * losses[0]  # the same batch
 
 
+@pytest.mark.parametrize("kind", ["tokens", "squared"])
+def test_the_jax_step_is_compiled_once(kind):
+    """Also for the first step, whose parameters come from the workload."""
+    _, _, (_, trainer) = train("self_tuning", "jax", kind, 3)
+    assert trainer._compiled._cache_size() == 1
+
+
 def test_every_point_of_the_search_space_is_a_recipe():
     for point in SPACE:
         recipe = external_tuning(tiny.JaxTiny(), types.SimpleNamespace(**point))
