@@ -32,13 +32,15 @@ class StatefulJaxWorkload:
         """Return the outputs of the model, [batch, ..., outputs], and its new state."""
 
     def init_model_fn(self, rng: Any) -> tuple[Any, Any]:
-        """Return new parameters and the model state."""
+        """Return new parameters and the model state, on all devices as every step returns them."""
         specs = self._parameter_specs()
         arrays = parameters.initial_arrays(specs, rng)
         self._param_shapes = parameters.nest(parameters.shape_tuples(arrays))
         self._param_types = parameters.nest({path: spec.type for path, spec in specs.items()})
         params = parameters.nest({path: jnp.asarray(array) for path, array in arrays.items()})
-        return params, self._initial_state()
+        return jax.device_put(
+            (params, self._initial_state()), NamedSharding(_mesh(), PartitionSpec())
+        )
 
     def model_fn(
         self,
@@ -101,8 +103,7 @@ class StatefulJaxWorkload:
         """Return the queue of a split, each batch sharded over all devices along its first axis."""
         del data_dir, cache, num_batches
         queue = self._numpy_queue(data_rng, split, global_batch_size, repeat_final_dataset)
-        mesh = Mesh(np.asarray(jax.devices()), ("batch",))
-        return _PlacedQueue(queue, NamedSharding(mesh, PartitionSpec("batch")))
+        return _PlacedQueue(queue, NamedSharding(_mesh(), PartitionSpec("batch")))
 
     def _metric_sums(self, params: Any, batch: Any, model_state: Any, rng: Any) -> dict[str, Any]:
         """Return the summed metrics of one batch."""
@@ -142,6 +143,10 @@ class JaxWorkload(StatefulJaxWorkload):
     ) -> tuple[jax.Array, None]:
         """Return the outputs, the same in training and evaluation."""
         return self._apply(params, inputs), None
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.asarray(jax.devices()), ("batch",))
 
 
 class _PlacedQueue:

@@ -99,6 +99,8 @@ def test_a_baseline_trains(folder):
             step,
             rng.fold_in(keys[3], step),
         )
+    if framework == "jax":
+        assert optimizer[1]._cache_size() == 1  # compiled once, for the first step too
     after = evaluate()
     assert np.isfinite(after)
     # Chance is log 10 = 2.3.

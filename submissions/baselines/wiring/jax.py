@@ -52,7 +52,9 @@ class JaxBaseline(Submission):
         held = () if self._evaluated is None else (jax.tree.map(jnp.copy, model_params),)
         # Some states hold the very arrays of the parameters, and neither may be given away twice.
         state = jax.tree.map(jnp.copy, optimizer.init(model_params))
-        return state, step, *held
+        # Where parameters and their successors are, or the step would be compiled for the first state alone.
+        place = jax.tree.leaves(model_params)[0].sharding
+        return jax.device_put(state, place), step, *held
 
     def _compiled(self, workload: Any, optimizer: Any, hyperparameters: Any) -> Callable[..., Any]:
         """Return one step as a compiled function that gives the memory of its inputs to its outputs."""
