@@ -76,7 +76,7 @@ class TorchBackend:
 
     def dots(self, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
         """Return ⟨x, y⟩ of every pair, [n]."""
-        return torch.stack([product.sum() for product in torch._foreach_mul(list(xs), list(ys))])
+        return torch.stack([(x * y).sum() for x, y in zip(xs, ys, strict=True)])
 
     def choose(
         self, flags: Tensor, when_true: Sequence[Tensor], when_false: Sequence[Tensor]

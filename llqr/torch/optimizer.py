@@ -223,11 +223,9 @@ class LLQR(AbstractWrapper):
                 before.restore_parameters()
                 self._fit(self._model(fit_batch), made, unseen, seen)
             moved = self._precondition(made)
-            stepped = {k: v for k, v in members.parameters.items() if v.grad is not None}
-            if stepped:
-                old = [before.values[name].to(members.dtype) for name in stepped]
-                new = torch._foreach_sub(old, [moved[name] for name in stepped])
-                torch._foreach_copy_(list(stepped.values()), list(new))
+            for name, parameter in members.parameters.items():
+                if parameter.grad is not None:
+                    parameter.copy_(before.values[name].to(members.dtype) - moved[name])
 
     def _precondition(self, vectors: Sources) -> Tensors:
         members = self._members

@@ -31,9 +31,10 @@ def of_update(
         gradient: g.
         dtype: of u.
     """
-    old = [before.values[name].to(dtype) for name in parameters]
-    new = [parameter.to(dtype) for parameter in parameters.values()]
-    update = dict(zip(parameters, torch._foreach_sub(old, new), strict=True))
+    update = {
+        name: before.values[name].to(dtype) - parameter.to(dtype)
+        for name, parameter in parameters.items()
+    }
     return {"input": update, "update": update, "gradient": gradient}
 
 
