@@ -270,10 +270,9 @@ class NumpyBackend:
 
 def eager_repeat(body: Callable, value: Any) -> Any:
     """Return :meth:`Backend.repeat` as a Python loop, for frameworks that compute at once."""
-    again = True
-    while again:
-        value, more, output = body(value)
-        again = bool(more)
+    value, again, output = body(value)
+    while bool(again):
+        value, again, output = body(value)
     return output
 
 
