@@ -198,7 +198,9 @@ def test_nothing_is_held_out_where_running_statistics_differ_from_the_batch(rng,
 
 def test_submissions_hold_out_what_they_can():
     sizes = {"output_shape": (512, 10), "event_axes": 1, "example_bytes": 4, "products": 10}
-    assert make_plan(examples=512, **sizes).held_out == 0.5
+    plan = make_plan(examples=512, **sizes)
+    # The share of the training batch that the curvature batch is.
+    assert (plan.examples, plan.held_out) == (128, 0.25)
     assert make_plan(examples=512, **sizes, sliceable=False).held_out is None
 
 
