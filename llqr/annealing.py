@@ -21,6 +21,7 @@ from typing import Any
 
 from llqr._checks import check_fraction, check_positive, check_positive_int
 from llqr.backend import Array, Backend
+from llqr.ridge import weighted_noise
 
 NEVER = 2**31 - 1
 """A step that is not reached, where the next fit is when there is none."""
@@ -118,9 +119,7 @@ class Annealing:
         """Return κ_k."""
         if noise is None:
             return 1.5 * one
-        share = backend.asarray(noise, one)
-        share = backend.where(share >= 0.0, self.noise_weight * share, one)
-        return one - backend.maximum(-share, -1.0)
+        return one + weighted_noise(backend, backend.asarray(noise, one), self.noise_weight)
 
     def next_fit(self, backend: Backend, due: Array) -> Array:
         """Return the step of the next fit, :data:`NEVER` if it would be an annealed one."""

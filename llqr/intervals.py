@@ -19,6 +19,7 @@ from typing import Any
 
 from llqr._checks import check_fraction, check_positive, check_positive_int, is_number
 from llqr.backend import Array, Backend
+from llqr.ridge import weighted_noise
 
 Schedule = Callable[[Any], Any]
 """A function of a step or fit counter; under JAX it sees and returns traced arrays."""
@@ -82,8 +83,7 @@ class AdaptiveInterval:
         """Return how many times the patience lies in the steps so far, a 0-d integer."""
         if noise is None or self.patience == self.exact_patience:
             return step // self.patience
-        share = backend.where(noise >= 0.0, noise, backend.ones((), noise))
-        share = -backend.maximum(-self.noise_weight * share, -1.0)
+        share = weighted_noise(backend, noise, self.noise_weight)
         patience = (1.0 - share) * self.exact_patience + share * self.patience
         return backend.integer(backend.asarray(step, noise) / patience, step)
 

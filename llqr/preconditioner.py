@@ -200,17 +200,15 @@ class Preconditioner:
         backend, rule = self.backend, self.config.annealing
         self._check_sources(sources, self.sources | {"input"})
         if rule is None:
-            return self._step(state, sources)
+            return self._guarded(state, sources)
 
         def annealed(before: PreconditionerState) -> tuple[Tensors, PreconditionerState]:
             length = rule.length(backend, before.length, before.step)
             plain = {name: sources["input"][name] for name in self.shapes}
             return {k: backend.asarray(length, x) * x for k, x in plain.items()}, before
 
-        def solved(before: PreconditionerState) -> tuple[Tensors, PreconditionerState]:
-            return self._step(before, sources)
-
-        return backend.cond(state.step >= rule.start, annealed, solved, state)
+        begun = state.step >= rule.start
+        return backend.cond(begun, annealed, lambda before: self._guarded(before, sources), state)
 
     def advance(self, state: PreconditionerState) -> PreconditionerState:
         """Return the state with the step counter moved on."""
@@ -247,10 +245,10 @@ class Preconditioner:
                 )
             check_arrays(f"sources[{name!r}]", sources[name], self.shapes)
 
-    def _step(
+    def _guarded(
         self, state: PreconditionerState, sources: Mapping[str, Tensors]
     ) -> tuple[Tensors, PreconditionerState]:
-        """Return U x with its safeguards."""
+        """Return U x with its safeguards, and the state with fallbacks counted."""
         backend = self.backend
         plain = [block.join(backend, sources["input"]) for block in self.blocks]
         values, bad = finite_or(backend, self._applied(state.factors, sources), plain)

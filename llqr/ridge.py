@@ -31,6 +31,12 @@ from llqr._checks import check_positive
 from llqr.backend import Array, Backend
 
 
+def weighted_noise(backend: Backend, noise: Array, weight: float) -> Array:
+    """Return min(1, w ν) for a share of noise ν, a 0-d array ≥ 0, and w > 0; ν counts as 1 if it is NaN."""
+    share = backend.where(noise >= 0.0, noise, backend.ones((), noise))
+    return -backend.maximum(-weight * share, -1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveRidge:
     """ρ ← ρ/c if q > ``trusted``, ρ ← c ρ if q < ``doubted``.
@@ -76,9 +82,7 @@ class AdaptiveRidge:
 
     def least(self, backend: Backend, ridge: Array, noise: Array) -> Array:
         """Return ρ, at least as large as the share ν of noise asks for; ν counts as 1 if it is NaN."""
-        share = backend.where(noise >= 0.0, noise, backend.ones((), noise))
-        wanted = -backend.maximum(-self.noise_weight * share, -1.0)
-        return backend.maximum(ridge, wanted)
+        return backend.maximum(ridge, weighted_noise(backend, noise, self.noise_weight))
 
     def smaller(self, backend: Backend, ridge: Array) -> Array:
         """Return ρ/c, within the bounds."""

@@ -30,12 +30,12 @@ def finite_or(
 
 
 def grafted(backend: Backend, values: Tensors, plain: Tensors) -> Tensors:
-    """Return U x in the length of x, parameter by parameter, or x where ⟨U x, x⟩ is not positive.
+    """Return U x in the length of x, parameter by parameter, or x where ⟨U x, x⟩ or ‖U x‖ is not positive.
 
     Args:
         backend: array operations.
-        values: U x, finite.
-        plain: x.
+        values: U x, finite, by parameter.
+        plain: x, of the same names and shapes.
     """
     turned, straight = list(values.values()), [plain[name] for name in values]
     norms, targets = backend.norms(turned), backend.norms(straight)

@@ -9,7 +9,7 @@ training steps between two refreshes, whatever the workload:
   too much, each direction takes a backward product as well and stores none;
 * the interval follows from the operation count: a forward product is 2/3 of a gradient, forward and
   backward 4/3. So does the patience with a solution that moves at every step: refreshes of c gradients whose
-  interval grows by one every K/c steps cost K ln(1 + t c/K) gradients in the first t steps.
+  interval grows by one every K/c steps cost about K ln(1 + t c/K) gradients in the first t steps.
 """
 
 from __future__ import annotations

@@ -167,9 +167,10 @@ class Recipe:
             stored = plan is None or plan.store_tangents
             settings["curvature"] = fisher(metric, self.output_metric, stored)
         if not self.is_span:
-            interval = longest if given is None else given
-            return shaped(self.structure, update_interval=interval, **settings)
-        interval = AdaptiveInterval(
+            return shaped(
+                self.structure, update_interval=longest if given is None else given, **settings
+            )
+        adaptive = AdaptiveInterval(
             longest=longest, patience=patience, exact_patience=LONGEST_PATIENCE
         )
         return configure(
@@ -178,7 +179,7 @@ class Recipe:
             inner_solver="direct",
             solver_options={"relative_ridge": AdaptiveRidge()},
             apply_to="update",
-            update_interval=interval if given is None else given,
+            update_interval=adaptive if given is None else given,
             ema_decay=0.5,
             ema_debias=True,
             growth=GROWTH,

@@ -114,7 +114,7 @@ def _copied(state: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _copy(value: Any) -> Any:
-    # A third of the time of a deep copy, and most of what optimizers keep are tensors.
+    # Quicker than a deep copy, and most of what optimizers keep are tensors.
     return value.detach().clone() if type(value) is Tensor else copy.deepcopy(value)
 
 
