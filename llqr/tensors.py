@@ -37,7 +37,8 @@ def dot(x: Tensors, y: Tensors) -> Array:
 
 def norm(backend: Backend, x: Tensors) -> Array:
     """Return the Euclidean norm over all names, a 0-d array."""
-    return backend.sqrt(dot(x, x))
+    values = list(x.values())
+    return backend.sqrt(backend.dots(values, values).sum())
 
 
 def all_finite(backend: Backend, x: Tensors) -> Array:

@@ -67,7 +67,7 @@ class JaxBackend:
 
     def dots(self, xs: Sequence[Array], ys: Sequence[Array]) -> Array:
         """Return ⟨x, y⟩ of every pair, [n]."""
-        return jnp.stack([(x * y).sum() for x, y in zip(xs, ys, strict=True)])
+        return jnp.stack([_dot(x, y) for x, y in zip(xs, ys, strict=True)])
 
     def choose(
         self, flags: Array, when_true: Sequence[Array], when_false: Sequence[Array]
@@ -134,6 +134,11 @@ class JaxBackend:
     ) -> tuple[Any, Array | None]:
         """Pass a state along the rows of some arrays; ``body`` is traced once."""
         return lax.scan(body, state, rows, reverse=reverse)
+
+
+def _dot(x: Array, y: Array) -> Array:
+    """Return ⟨x, y⟩ in full precision: a library call, where a sum of products may be three kernels."""
+    return jnp.vdot(x, y, precision=lax.Precision.HIGHEST)
 
 
 def _as_before(new: Any, old: Any) -> Any:

@@ -17,17 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llqr import tensors
 from llqr._checks import check_fraction, check_positive_int
-from llqr.backend import Array, Backend, Tensors, machine_epsilon
-from llqr.solvers.base import (
-    AbstractInnerSolver,
-    SolverResult,
-    Status,
-    all_true,
-    code,
-    share_of_way,
-)
+from llqr.backend import Array, Backend, machine_epsilon
+from llqr.solvers.base import AbstractInnerSolver, SolverResult, Status, code, share_of_way
 from llqr.solvers.line_search import (
     Line,
     Outcome,
@@ -38,7 +30,8 @@ from llqr.solvers.line_search import (
     measured,
     tried,
 )
-from llqr.solvers.problem import FactorProblem, dot_factors, map_factors
+from llqr.solvers.packing import PackedProblem
+from llqr.solvers.problem import FactorProblem
 from llqr.structures.blocks import BlockFactors
 
 
@@ -64,69 +57,70 @@ class ConjugateGradient(AbstractInnerSolver):
 
     def solve(self, problem: FactorProblem, factors: BlockFactors) -> SolverResult:
         """Iterate; see :class:`AbstractInnerSolver`."""
-        problem, unit = problem.normalised()
-        backend, inputs = problem.backend, problem.inputs()
-        final = backend.while_loop(
+        normalised, unit = problem.normalised()
+        packed = PackedProblem(normalised, factors)
+        start = packed.join(factors)
+        final = packed.backend.while_loop(
             lambda state: state.status == int(Status.RUNNING),
-            lambda state: self._advance(problem, inputs, state),
-            before_the_start(problem, factors),
+            lambda state: self._advance(packed, state),
+            before_the_start(packed, start),
         )
+        block_finite = packed.finite_blocks(final.direction)
         objective_start = final.start[0]
-        if problem.bounded:
-            final = _bound(problem, inputs, factors, final)
+        if packed.bounded:
+            final = _bound(packed, start, final)
         return SolverResult(
-            factors=final.point.factors,
+            factors=packed.split(final.point.factors),
             status=final.status,
             objective_start=objective_start * unit,
             objective=final.point.objective * unit,
             steps=final.step,
             products=final.products,
             rises=0 * final.step,
-            block_finite=final.block_finite,
+            block_finite=block_finite,
         )
 
-    def _advance(self, problem: FactorProblem, inputs: dict[str, Array], state: State) -> State:
+    def _advance(self, problem: PackedProblem, state: State) -> State:
         """Take one product and what follows from it."""
         backend, old = problem.backend, state.point
 
-        def tangent(direction: BlockFactors) -> tuple[BlockFactors, Tensors]:
-            return old.factors, problem.step_tangent(inputs, old.factors, direction)
+        def tangent(direction: Array) -> tuple[Array, Array]:
+            return old.factors, problem.step_tangent(old.factors, direction)
 
-        def trial(direction: BlockFactors) -> tuple[BlockFactors, Tensors]:
-            factors = map_factors(lambda f, d: f + state.length * d, old.factors, direction)
-            return factors, problem.step(inputs, factors)
+        def trial(direction: Array) -> tuple[Array, Array]:
+            factors = old.factors + state.length * direction
+            return factors, problem.step(factors)
 
         factors, vector = backend.cond(state.measuring, tangent, trial, state.direction)
         outcome = backend.cond(
             state.measuring,
             lambda found: measured(problem, state, *found),
             lambda found: tried(problem, state, *found),
-            (factors, vector, problem.model.product(vector)),
+            (factors, vector, problem.product(vector)),
         )
         state = state._replace(products=state.products + 1)
         return backend.cond(
             outcome.complete,
-            lambda found: self._completed(problem, inputs, state, found),
+            lambda found: self._completed(problem, state, found),
             lambda found: continued(backend, state, found),
             outcome,
         )
 
-    def _completed(
-        self, problem: FactorProblem, inputs: dict[str, Array], state: State, found: Outcome
-    ) -> State:
+    def _completed(self, problem: PackedProblem, state: State, found: Outcome) -> State:
         """Return the state after an iteration: the candidate is taken or the search ends."""
         backend, old, starting = problem.backend, state.point, state.step < 0
-        gradient = problem.gradient(inputs, found.factors, found.residual)
+        gradient = problem.gradient(found.factors, found.residual)
         new = Point(found.factors, found.objective, found.residual, gradient)
-        in_factors, in_gradient = (problem.finite_blocks(x) for x in (new.factors, gradient))
-        block_finite = {name: in_factors[name] & in_gradient[name] for name in in_factors}
-        finite = found.line.finite & backend.isfinite(new.objective) & all_true(block_finite)
+        norm2, size2 = (gradient * gradient).sum(), (new.factors * new.factors).sum()
+        finite = (
+            found.line.finite & backend.isfinite(new.objective + norm2) & backend.isfinite(size2)
+        )
         accept = finite & found.line.positive & (new.objective <= old.objective)
-        norm2 = dot_factors(backend, gradient, gradient)
-        turned = norm2 - dot_factors(backend, gradient, old.gradient)
+        turned = norm2 - (gradient * old.gradient).sum()
         one = backend.ones((), norm2)
         # At the start there is no direction yet to be multiplied.
         beta = backend.maximum(turned / backend.where(starting, one, state.norm2), 0.0)
+        beta = backend.where(finite, beta, 0.0 * one)
         objective, first_norm2, residual = state.start
         small = norm2 <= self.tolerance**2 * first_norm2
         return state._replace(
@@ -134,19 +128,15 @@ class ConjugateGradient(AbstractInnerSolver):
             start=(
                 backend.where(starting, new.objective, objective),
                 backend.where(starting, norm2, first_norm2),
-                {
-                    name: backend.where(starting, new.residual[name], value)
-                    for name, value in residual.items()
-                },
+                backend.where(starting, new.residual, residual) if problem.bounded else residual,
             ),
             # What the start is like is known whether or not it is finite.
             point=backend.select(accept | starting, new, old),
-            direction=map_factors(lambda g, d: beta * d - g, gradient, state.direction),
+            direction=beta * state.direction - gradient,
             norm2=norm2,
             line=found.line,
             measuring=starting | ~starting,  # true, as an array
             status=self._status(backend, state, found.line, (finite, accept, small)),
-            block_finite=block_finite,
         )
 
     def _status(
@@ -169,9 +159,7 @@ class ConjugateGradient(AbstractInnerSolver):
         return status
 
 
-def _bound(
-    problem: FactorProblem, inputs: dict[str, Array], factors: BlockFactors, final: State
-) -> State:
+def _bound(problem: PackedProblem, start: Array, final: State) -> State:
     """Return the admissible factors nearest to the final ones, m no higher than at the start.
 
     From the start towards the projected factors m is a parabola (for linear structures) that both
@@ -180,28 +168,30 @@ def _bound(
     Returns:
         The state with admissible factors, one product later.
     """
-    backend, (start, _, start_residual) = problem.backend, final.start
+    backend, (start_objective, _, start_residual) = problem.backend, final.start
     projected = problem.project(final.point.factors)
-    objective, gradient, residual = problem.evaluate(inputs, projected)
-    point = Point(projected, objective, residual, gradient)
+    step = problem.step(projected)
+    residual = problem.loss_gradient + problem.product(step)
+    objective = problem.value(step, residual)
+    # Nothing is asked of the gradient any more.
+    point = Point(projected, objective, residual, final.point.gradient)
     if problem.linear_in_factors:
-        way = map_factors(lambda new, old: new - old, projected, factors)
-        moved = problem.step_tangent(inputs, factors, way)
-        slope = tensors.dot(moved, start_residual)
-        curvature = tensors.dot(moved, residual) - slope
+        way = projected - start
+        moved = problem.step_tangent(start, way)
+        slope = (moved * start_residual).sum()
+        curvature = (moved * residual).sum() - slope
         share = share_of_way(backend, slope, curvature)
-        between = Point(
-            map_factors(lambda old, d: old + share * d, factors, way),
-            start + share * (slope + 0.5 * share * curvature),
-            residual,
-            gradient,
+        between = point._replace(
+            factors=start + share * way,
+            objective=start_objective + share * (slope + 0.5 * share * curvature),
         )
-        point = backend.select(objective <= start, point, between)
-    keep = backend.isfinite(point.objective) & (point.objective <= start)
+        point = backend.select(objective <= start_objective, point, between)
+    keep = backend.isfinite(point.objective) & (point.objective <= start_objective)
     failed = final.status == int(Status.NOT_FINITE)
     rose = code(backend, Status.OBJECTIVE_ROSE, final.step)
+    before = point._replace(factors=start, objective=start_objective)
     return final._replace(
         products=final.products + 1,
-        point=backend.select(keep, point, Point(factors, start, residual, gradient)),
+        point=backend.select(keep, point, before),
         status=backend.where(keep | failed, final.status, rose),
     )

@@ -18,6 +18,7 @@ import numpy as np
 
 from llqr import tensors
 from llqr.backend import Array, Backend, Tensors
+from llqr.solvers.packing import FactorPacking
 from llqr.solvers.problem import FactorProblem
 from llqr.solvers.quadratic_program import minimise
 from llqr.structures.base import identity
@@ -30,6 +31,7 @@ class DirectSystem:
 
     Attributes:
         problem: the inner problem it belongs to.
+        packing: the order of the unknowns.
         initial: the factors before the solve.
         start: those as s [n].
         lengths: ‖d_j‖ [n].
@@ -39,6 +41,7 @@ class DirectSystem:
     """
 
     problem: FactorProblem
+    packing: FactorPacking
     initial: BlockFactors
     start: Array
     lengths: Array
@@ -109,8 +112,7 @@ class DirectSystem:
 
     def objective(self, matrix: Array, factors: BlockFactors) -> Array:
         """Return ½ xᵀHx − xᵀr, for this H or one with a ridge."""
-        problem = self.problem
-        x = self.lengths * _flatten(problem.backend, problem.blocks, factors)
+        x = self.lengths * self.packing.join(factors)
         return 0.5 * (x * (matrix @ x)).sum() - (x * self.right).sum()
 
     def factors(self, unknowns: Array) -> BlockFactors:
@@ -124,18 +126,16 @@ class DirectSystem:
         """Return the least x [n], −∞ where there is none; None if no structure bounds its factors."""
         if not self.problem.bounded:
             return None
-        backend, blocks, lengths = self.problem.backend, self.problem.blocks, self.lengths
+        backend, lengths = self.problem.backend, self.lengths
         nowhere = backend.zeros(lengths.shape, lengths) - float("inf")
-        lowest = _flatten(backend, blocks, self._admissible(nowhere))
+        lowest = self.packing.join(self._admissible(nowhere))
         # 0 · ∞ is not a number, and a direction without length has no bound to meet.
         present = lengths > 0.0
         return backend.where(present, backend.where(present, lengths, 1.0) * lowest, nowhere)
 
     def _admissible(self, coefficients: Array) -> BlockFactors:
         """Return the nearest factors within their bounds to s [n]."""
-        problem = self.problem
-        by_block = _unflatten(problem.backend, problem.blocks, self.initial, coefficients)
-        return problem.project(by_block)
+        return self.problem.project(self.packing.split(coefficients))
 
 
 def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
@@ -151,7 +151,8 @@ def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
         problem.blocks,
         problem.model,
     )
-    start = _flatten(backend, blocks, factors)
+    packing = FactorPacking(backend, {block.name: factors[block.name] for block in blocks})
+    start = packing.join(factors)
     n = start.shape[0]
     products = _inner_products(backend, blocks, inputs, start)
     lengths = backend.sqrt(backend.einsum("ii->i", products))
@@ -159,12 +160,12 @@ def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
     scale = backend.where(lengths == 0.0, lengths, 1.0 / safe)
 
     def direction(unknowns: Array) -> Tensors:
-        tangent = _unflatten(backend, blocks, factors, unknowns * scale)
+        tangent = packing.split(unknowns * scale)
         return tensors.scale(-1.0, problem.step_tangent(inputs, factors, tangent))
 
     def pulled(residual: Tensors) -> Array:
         gradient = problem.gradient(inputs, factors, residual)
-        return -scale * _flatten(backend, blocks, gradient)
+        return -scale * packing.join(gradient)
 
     if model.gram is not None:
         gram = backend.asarray(model.gram(direction, n), scale)
@@ -174,6 +175,7 @@ def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
         matrix = backend.map(lambda row: pulled(model.product(direction(row))), rows)
     return DirectSystem(
         problem=problem,
+        packing=packing,
         initial=factors,
         start=start,
         lengths=lengths,
@@ -186,28 +188,6 @@ def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
 def _ridged(backend: Backend, matrix: Array, ridge: Array | float) -> Array:
     unit = identity(backend, matrix.shape[0], matrix)
     return matrix + ridge * (unit * backend.einsum("ii->i", matrix))
-
-
-def _flatten(backend: Backend, blocks: Sequence[Block], factors: BlockFactors) -> Array:
-    return backend.concatenate(
-        [value.reshape((-1,)) for block in blocks for value in factors[block.name].values()]
-    )
-
-
-def _unflatten(
-    backend: Backend, blocks: Sequence[Block], like: BlockFactors, flat: Array
-) -> BlockFactors:
-    result: BlockFactors = {}
-    start = 0
-    for block in blocks:
-        own = {}
-        for name, value in like[block.name].items():
-            size = int(np.prod(value.shape))
-            part = flat[start : start + size].reshape(value.shape)
-            own[name] = backend.asarray(part, value)
-            start += size
-        result[block.name] = own
-    return result
 
 
 def _inner_products(

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from llqr import tensors
-from llqr.backend import Array, Backend, Tensors, machine_epsilon
+from llqr.backend import Array, Backend, machine_epsilon
 from llqr.solvers.base import Status, code
-from llqr.solvers.problem import FactorProblem, first_factor, map_factors
-from llqr.structures.blocks import BlockFactors
+from llqr.solvers.packing import PackedProblem
 
 _SHRINK, _TRIES = 0.25, 8
 
 
 class Point(NamedTuple):
-    """Factors, and m with its two gradients there."""
+    """Factors [n], and m with its gradients in the step [p] and in the factors [n] there."""
 
-    factors: BlockFactors
+    factors: Array
     objective: Array
-    residual: Tensors
-    gradient: BlockFactors
+    residual: Array
+    gradient: Array
 
 
 class Line(NamedTuple):
@@ -45,28 +43,26 @@ class State(NamedTuple):
         products: products spent.
         start: objective, squared gradient norm and, for bounded structures, residual at the start.
         point: the best point.
-        direction: d.
+        direction: d [n]; after numbers that are not finite, the gradient that held them.
         norm2: squared norm of the gradient in the factors that d was made from.
         line: m along d, once measured.
         measuring: is the next product (C + λI) D, rather than one at a trial point.
         length: where the trial point lies on the line.
         tries: trial points of this line.
         status: see :class:`Status`.
-        block_finite: by block, whether the last trial's numbers were finite.
     """
 
     step: Array
     products: Array
-    start: tuple[Array, Array, Tensors]
+    start: tuple[Array, Array, Array]
     point: Point
-    direction: BlockFactors
+    direction: Array
     norm2: Array
     line: Line
     measuring: Array
     length: Array
     tries: Array
     status: Array
-    block_finite: dict[str, Array]
 
 
 class Outcome(NamedTuple):
@@ -80,24 +76,23 @@ class Outcome(NamedTuple):
         complete: does the candidate end the iteration, whether it is good or bad.
     """
 
-    factors: BlockFactors
+    factors: Array
     objective: Array
-    residual: Tensors
+    residual: Array
     line: Line
     complete: Array
 
 
-def before_the_start(problem: FactorProblem, factors: BlockFactors) -> State:
+def before_the_start(problem: PackedProblem, factors: Array) -> State:
     """Return a state whose next product evaluates m at the factors, as the only trial on its line."""
-    backend, like = problem.backend, first_factor(factors)
-    zero, count = backend.zeros((), like), backend.integer(0, like)
+    backend = problem.backend
+    zero, count = backend.zeros((), factors), backend.integer(0, factors)
     true = count == count
-    nothing = map_factors(lambda leaf: 0.0 * leaf, factors)
-    residual = tensors.scale(0.0, problem.model.gradient)
+    nothing, residual = 0.0 * factors, 0.0 * problem.loss_gradient
     return State(
         step=count - 1,
         products=count,
-        start=(zero, zero, residual if problem.bounded else {}),
+        start=(zero, zero, residual if problem.bounded else zero),
         point=Point(factors, zero + float("inf"), residual, nothing),
         direction=nothing,
         norm2=zero,
@@ -105,22 +100,21 @@ def before_the_start(problem: FactorProblem, factors: BlockFactors) -> State:
         measuring=~true,
         length=zero,
         tries=count + _TRIES - 1,
-        status=code(backend, Status.RUNNING, like),
-        block_finite={block.name: true for block in problem.blocks},
+        status=code(backend, Status.RUNNING, factors),
     )
 
 
 def measured(
-    problem: FactorProblem, state: State, factors: BlockFactors, moved: Tensors, curved: Tensors
+    problem: PackedProblem, state: State, factors: Array, moved: Array, curved: Array
 ) -> Outcome:
     """Return slope, curvature and best length along the direction from D and (C + λI) D.
 
     Where the structures are linear, the minimiser along the line as well.
     """
     backend, old = problem.backend, state.point
-    slope, curvature = tensors.dot(moved, old.residual), tensors.dot(moved, curved)
+    slope, curvature = (moved * old.residual).sum(), (moved * curved).sum()
     # What rounding leaves of ⟨D, (C + λI) D⟩ where the exact value is zero.
-    error = tensors.norm(backend, moved) * tensors.norm(backend, curved)
+    error = backend.sqrt((moved * moved).sum()) * backend.sqrt((curved * curved).sum())
     error = machine_epsilon(error) * error
     positive = curvature > error
     safe = backend.where(positive, curvature, backend.ones((), curvature))
@@ -129,18 +123,17 @@ def measured(
     if not problem.linear_in_factors:
         # A line that leads nowhere ends the search; its curvature tells which block is not finite.
         return Outcome(factors, old.objective, curved, line, ~(line.finite & line.positive))
-    factors = map_factors(lambda f, d: f + length * d, factors, state.direction)
-    residual = tensors.add_scaled(old.residual, length, curved)
+    factors, residual = factors + length * state.direction, old.residual + length * curved
     objective = old.objective + 0.5 * length * slope
     return Outcome(factors, objective, residual, line, positive == positive)
 
 
 def tried(
-    problem: FactorProblem, state: State, factors: BlockFactors, step: Tensors, curved: Tensors
+    problem: PackedProblem, state: State, factors: Array, step: Array, curved: Array
 ) -> Outcome:
     """Return m at a trial point from δ and (C + λI) δ."""
-    residual = tensors.add(problem.model.gradient, curved)
-    objective = problem.model.value(step, residual)
+    residual = problem.loss_gradient + curved
+    objective = problem.value(step, residual)
     enough = (objective <= state.point.objective) | (state.tries + 1 >= _TRIES)
     return Outcome(factors, objective, residual, state.line, enough)
 
