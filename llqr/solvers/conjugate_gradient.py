@@ -30,7 +30,7 @@ from llqr.solvers.line_search import (
     measured,
     tried,
 )
-from llqr.solvers.packing import PackedProblem
+from llqr.solvers.packing import PackedProblem, dot
 from llqr.solvers.problem import FactorProblem
 from llqr.structures.blocks import BlockFactors
 
@@ -116,7 +116,7 @@ class ConjugateGradient(AbstractInnerSolver):
             found.line.finite & backend.isfinite(new.objective + norm2) & backend.isfinite(size2)
         )
         accept = finite & found.line.positive & (new.objective <= old.objective)
-        turned = norm2 - (gradient * old.gradient).sum()
+        turned = norm2 - dot(backend, gradient, old.gradient)
         one = backend.ones((), norm2)
         # At the start there is no direction yet to be multiplied.
         beta = backend.maximum(turned / backend.where(starting, one, state.norm2), 0.0)
@@ -178,8 +178,8 @@ def _bound(problem: PackedProblem, start: Array, final: State) -> State:
     if problem.linear_in_factors:
         way = projected - start
         moved = problem.step_tangent(start, way)
-        slope = (moved * start_residual).sum()
-        curvature = (moved * residual).sum() - slope
+        slope = dot(backend, moved, start_residual)
+        curvature = dot(backend, moved, residual) - slope
         share = share_of_way(backend, slope, curvature)
         between = point._replace(
             factors=start + share * way,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from llqr.backend import Array, Backend, machine_epsilon
 from llqr.solvers.base import Status, code
-from llqr.solvers.packing import PackedProblem
+from llqr.solvers.packing import PackedProblem, dot
 
 _SHRINK, _TRIES = 0.25, 8
 
@@ -112,10 +112,10 @@ def measured(
     Where the structures are linear, the minimiser along the line as well.
     """
     backend, old = problem.backend, state.point
-    slope, curvature = (moved * old.residual).sum(), (moved * curved).sum()
+    slope, curvature = dot(backend, moved, old.residual), dot(backend, moved, curved)
     # What rounding leaves of ⟨D, (C + λI) D⟩ where the exact value is zero.
-    error = backend.sqrt((moved * moved).sum()) * backend.sqrt((curved * curved).sum())
-    error = machine_epsilon(error) * error
+    moved_norm, curved_norm = backend.norms([moved, curved])
+    error = machine_epsilon(curvature) * (moved_norm * curved_norm)
     positive = curvature > error
     safe = backend.where(positive, curvature, backend.ones((), curvature))
     length = backend.where(positive, -slope / safe, backend.zeros((), slope))

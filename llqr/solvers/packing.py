@@ -18,6 +18,11 @@ from llqr.structures.blocks import BlockFactors
 _VECTOR = "vector"
 
 
+def dot(backend: Backend, x: Array, y: Array) -> Array:
+    """Return ⟨x, y⟩ of two vectors, a 0-d array; no product of them is stored."""
+    return backend.dots([x], [y])[0]
+
+
 class Packing:
     """Joins named arrays into one vector and parts it again.
 

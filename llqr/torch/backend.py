@@ -76,7 +76,8 @@ class TorchBackend:
 
     def dots(self, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
         """Return ⟨x, y⟩ of every pair, [n]."""
-        return torch.stack([(x * y).sum() for x, y in zip(xs, ys, strict=True)])
+        pairs = zip(xs, ys, strict=True)
+        return torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in pairs])
 
     def choose(
         self, flags: Tensor, when_true: Sequence[Tensor], when_false: Sequence[Tensor]

@@ -10,8 +10,12 @@ from jax.extend.core import ClosedJaxpr
 
 import llqr.jax
 from llqr.config import configure
+from llqr.jax.backend import JaxBackend
+from llqr.quadratic import QuadraticModel
 from llqr.ridge import AdaptiveRidge
-from llqr.structures import Span
+from llqr.solvers import ConjugateGradient, FactorProblem
+from llqr.structures import Diagonal, Span
+from llqr.structures.blocks import make_blocks
 
 EXAMPLES = 6
 
@@ -75,3 +79,24 @@ def test_a_fit_holds_few_forward_passes(settings, forward, forward_in_chunks):
 def test_conjugate_gradient_holds_one_product():
     """Forward, gradient, and one product of a tangent and a cotangent; a diagonal multiplies no matrices."""
     assert update_of(None, **CONJUGATE_GRADIENT)["dot_general"] == 4
+
+
+def solve_of(tensors):
+    """Return the primitives of conjugate gradient with a diagonal on so many vectors."""
+    backend, shapes = JaxBackend(), {f"w{index}": (3,) for index in range(tensors)}
+    blocks = make_blocks(shapes, Diagonal())
+
+    def solve(gradient):
+        model = QuadraticModel(gradient=gradient, curvature_product=lambda v: v)
+        problem = FactorProblem(backend, model, blocks, {"input": gradient})
+        start = {b.name: b.structure.init(backend, b.block_shape, jnp.ones(())) for b in blocks}
+        return ConjugateGradient().solve(problem, start).factors
+
+    gradient = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    return primitives(jax.make_jaxpr(solve)(gradient).jaxpr)
+
+
+def test_the_arithmetic_of_conjugate_gradient_does_not_grow_with_the_number_of_tensors():
+    few, many = solve_of(2), solve_of(20)
+    for name in ("while", "cond", "select_n", "max", "sub", "add"):
+        assert few[name] == many[name] > 0
