@@ -1,6 +1,6 @@
-"""Cost, memory and progress of a refresh.
+"""Cost, memory and progress of a refresh; what compiling a step costs in JAX.
 
-    python -m benchmarks [cost|memory|solvers|overhead ...] [--frameworks torch jax]
+    python -m benchmarks [cost|memory|solvers|overhead|compilation ...] [--frameworks torch jax]
         [--networks transformer resnet18]
 
 Prints Markdown tables; ``--json FILE`` also writes the rows. Times are medians over interleaved rounds and
@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import overhead, refresh
 from benchmarks.cases import BATCH
 
-PARTS = ("cost", "memory", "solvers", "overhead")
+PARTS = ("cost", "memory", "solvers", "overhead", "compilation")
 MEMORY_BATCH = {"transformer": 512, "resnet18": 16}
 
 
@@ -43,6 +43,12 @@ def measure(part: str, options: argparse.Namespace) -> Iterable[list[dict[str, A
         for network in options.networks:
             for batch in overhead.BATCHES[network]:
                 yield overhead.overhead(network, batch, options.rounds, options.device)
+        return
+    if part == "compilation":
+        if "jax" in options.frameworks:
+            from benchmarks import compilation
+
+            yield from map(compilation.compilation, compilation.DEPTHS)
         return
     for framework in options.frameworks:
         if part == "solvers":

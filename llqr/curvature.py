@@ -193,7 +193,11 @@ def quadratic_model(curvature: AbstractCurvature, problem: LinearisedProblem) ->
     """
     backend = problem.backend
     first = problem.sum_over_chunks(
-        lambda chunk: {"gradient": chunk.gradient(), "normaliser": chunk.normaliser}
+        lambda chunk: {
+            "gradient": chunk.gradient(),
+            "loss": chunk.loss,
+            "normaliser": chunk.normaliser,
+        }
     )
     inverse = 1.0 / first["normaliser"]
 
@@ -216,6 +220,7 @@ def quadratic_model(curvature: AbstractCurvature, problem: LinearisedProblem) ->
         if isinstance(curvature, GaussNewton)
         else None,
         loss=problem.loss,
+        loss_here=first["loss"] * inverse,
         loss_and_gradient=problem.loss_and_gradient,
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from llqr import tensors
 from llqr.backend import Array, Backend
 from llqr.damping import ConstantDamping, GradientNormDamping
@@ -12,7 +10,6 @@ from llqr.quadratic import QuadraticModel
 from llqr.settings import LLQRConfig
 from llqr.solvers import FactorProblem, SolverResult
 from llqr.state import PreconditionerState
-from llqr.structures.blocks import Block
 
 
 def damping(
@@ -68,14 +65,3 @@ def interval(
     steps = rule.next(backend, state.interval, known, new, state.step, result.noise)
     # Factors whose step would no longer lower the model are replaced, not averaged.
     return steps, ~(old < 0.0)
-
-
-def bad_block(
-    backend: Backend, blocks: Sequence[Block], result: SolverResult, like: Array
-) -> Array:
-    """Return the index of the first block whose numbers were not finite, −1 if there is none."""
-    index = backend.integer(-1, like)
-    for position in reversed(range(len(blocks))):
-        finite = result.block_finite[blocks[position].name]
-        index = backend.where(finite, index, backend.integer(position, like))
-    return index

@@ -179,7 +179,7 @@ class Preconditioner:
                 rises=result.rises,
                 damping=self.backend.asarray(damping, state.smoothness),
                 accepted=taken,
-                bad_block=fitting.bad_block(backend, self.blocks, result, state.step),
+                bad_block=result.bad_block,
             ),
         )
 

@@ -26,6 +26,7 @@ class QuadraticModel:
         gram: optional (directions, n) ↦ [n, n] matrix of ⟨d_j, C d_k⟩, where ``directions(e)`` maps a
             coefficient vector e [n] to Σ_j e_j d_j; forward products only (Gauss-Newton family).
         loss: optional δ ↦ L(θ + δ) on the same batch, to compare with what m promises.
+        loss_here: L(θ), if it is at hand.
         loss_and_gradient: optional δ ↦ (L(θ + δ), ∇L(θ + δ)) on the same batch, for acceptance rules.
     """
 
@@ -34,6 +35,7 @@ class QuadraticModel:
     damping: Array | float = 0.0  # λ
     gram: Callable[[Callable[[Array], Tensors], int], Array] | None = None
     loss: Callable[[Tensors], Array] | None = None
+    loss_here: Array | None = None
     loss_and_gradient: Callable[[Tensors], tuple[Array, Tensors]] | None = None
 
     def with_damping(self, damping: Array | float) -> QuadraticModel:
@@ -57,6 +59,20 @@ class QuadraticModel:
             return slope, tensors.dot(direction, self.product(direction))
         curvature = self.gram(lambda e: tensors.scale(e[0], direction), 1)[0, 0]
         return slope, curvature + self.damping * tensors.dot(direction, direction)
+
+    def initial_loss(self) -> Array:
+        """Return L(θ); evaluates the loss unless it is at hand.
+
+        Raises:
+            ValueError: if the model knows no loss.
+        """
+        if self.loss_here is not None:
+            return self.loss_here
+        if self.loss is None:
+            raise ValueError(
+                "the loss at θ needs loss_here or loss, got neither; supply one of them"
+            )
+        return self.loss(tensors.scale(0.0, self.gradient))
 
     def residual(self, step: Tensors) -> Tensors:
         """Return r = g + (C + λI) δ, the gradient of m at δ: one curvature-vector product."""

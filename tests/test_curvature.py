@@ -120,6 +120,7 @@ def test_gradient_is_that_of_the_mean_over_all_chunks(problem):
     expected = sum(chunk.summed_gradient for chunk in problem.chunks) / 8.0
     np.testing.assert_allclose(model.gradient["w"], expected, rtol=1e-14)
     assert float(model.loss_and_gradient({})[0]) == float(model.loss({})) == 2.5
+    assert float(model.initial_loss()) == 3.0 / 8.0  # one of each chunk
 
 
 def test_hessian(problem):

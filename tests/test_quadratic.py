@@ -1,5 +1,7 @@
 """The quadratic model: value, gradient and damping against dense matrices."""
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -78,6 +80,19 @@ def test_one_product_per_residual(rng):
     step = {"w": np.array([1.0, 2.0])}
     model.value(step, model.residual(step))
     assert len(calls) == 1
+
+
+def test_the_loss_at_the_parameters_is_evaluated_unless_it_is_known():
+    gradient = {"w": np.ones(2)}
+    model = QuadraticModel(
+        gradient=gradient,
+        curvature_product=lambda v: v,
+        loss=lambda step: 3.0 + step["w"].sum(),
+    )
+    assert model.initial_loss() == 3.0
+    assert replace(model, loss_here=np.float64(4.0)).initial_loss() == 4.0
+    with pytest.raises(ValueError, match="loss_here or loss"):
+        replace(model, loss=None).initial_loss()
 
 
 def test_vector_space_arithmetic(rng):

@@ -28,8 +28,8 @@ SMALL_SHARE, MANY_EVENTS = 4, 256
 MIN_EVENTS = 64
 """The curvature batch holds at least so many events where the batch does."""
 FORWARD, FORWARD_BACKWARD = 2 / 3, 4 / 3
-JUDGEMENT = 7 / 2
-"""Gradients of the curvature batch beside the products: its own, again and of half of it, three losses."""
+JUDGEMENT = 19 / 6
+"""Gradients of the curvature batch beside the products: its own, again and of half of it, two losses."""
 
 EARLY_GRADIENTS = 80.0
 """K: gradients that refreshes may cost while steps are few, up to the logarithm above."""

@@ -54,7 +54,7 @@ class SolverResult(NamedTuple):
         steps: inner steps taken.
         products: curvature-vector products spent (Gram matrices count their directions).
         rises: evaluations at which the objective was above the previous one.
-        block_finite: by block, were the last tried factors and their gradient finite.
+        bad_block: index of the first block whose last tried factors or gradient were not finite, −1 if none.
         ridge: ρ for the next fit, None from a solver that does not adapt it.
         noise: ν, the share of noise in the gradient (:mod:`llqr.ridge`); None where it is not known.
         along: source name ↦ ⟨x, g⟩ and ⟨x, (C + λI) x⟩, from a solver that has them at hand.
@@ -67,20 +67,10 @@ class SolverResult(NamedTuple):
     steps: Array
     products: Array
     rises: Array
-    block_finite: dict[str, Array]
+    bad_block: Array
     ridge: Array | None = None
     noise: Array | None = None
     along: Mapping[str, tuple[Array, Array]] | None = None
-
-    def describe(self) -> str:
-        """Return one readable sentence; only outside of compiled code."""
-        bad = [name for name, finite in self.block_finite.items() if not bool(finite)]
-        return describe(
-            Status(int(self.status)),
-            bad,
-            objectives=(float(self.objective_start), float(self.objective)),
-            counts=(int(self.steps), int(self.products), int(self.rises)),
-        )
 
 
 def describe(
@@ -159,12 +149,3 @@ def share_of_way(backend: Backend, slope: Array, curvature: Array) -> Array:
     downhill = slope + 0.5 * curvature < 0.0
     end = backend.where(downhill, backend.ones((), slope), backend.zeros((), slope))
     return backend.where(positive, clipped, end)
-
-
-def all_true(flags: Mapping[str, Array]) -> Array:
-    """Return the conjunction of 0-d booleans."""
-    values = list(flags.values())
-    result = values[0]
-    for flag in values[1:]:
-        result = result & flag
-    return result

@@ -65,7 +65,7 @@ class ConjugateGradient(AbstractInnerSolver):
             lambda state: self._advance(packed, state),
             before_the_start(packed, start),
         )
-        block_finite = packed.finite_blocks(final.direction)
+        bad_block = packed.bad_block(final.direction)
         objective_start = final.start[0]
         if packed.bounded:
             final = _bound(packed, start, final)
@@ -77,7 +77,7 @@ class ConjugateGradient(AbstractInnerSolver):
             steps=final.step,
             products=final.products,
             rises=0 * final.step,
-            block_finite=block_finite,
+            bad_block=bad_block,
         )
 
     def _advance(self, problem: PackedProblem, state: State) -> State:

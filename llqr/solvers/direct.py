@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llqr import tensors
 from llqr._checks import check_fraction, check_not_negative
 from llqr.backend import Array
 from llqr.ridge import AdaptiveRidge
@@ -17,7 +16,6 @@ from llqr.solvers.base import (
     AbstractInnerSolver,
     SolverResult,
     Status,
-    all_true,
     code,
     rounding,
 )
@@ -90,7 +88,7 @@ class DirectSolve(AbstractInnerSolver):
         system = assemble(problem, factors)
         if isinstance(self.relative_ridge, AdaptiveRidge):
             return self._with_adapted_ridge(system, self.relative_ridge)
-        return self._with_ridge(system, self.relative_ridge)
+        return self._with_ridge(system, self.relative_ridge)[0]
 
     def _with_adapted_ridge(self, system: DirectSystem, rule: AdaptiveRidge) -> SolverResult:
         """Return the result for the first ridge whose step does not raise the loss."""
@@ -107,13 +105,14 @@ class DirectSolve(AbstractInnerSolver):
         if noise is not None:
             ridge = rule.least(backend, ridge, noise)
         inputs, unseen = problem.inputs(), problem.partly_unseen_inputs()
-        before = loss_at(tensors.scale(0.0, problem.step(inputs, system.initial)))
+        before = problem.model.initial_loss()
         resolution = rounding(before) * abs(before)
 
         def tried(used: Array) -> tuple[Array, Array, SolverResult]:
-            result = self._pulled_together(system, used)
+            pulled = system.pulled_together(used, self.relative_cutoff)
+            result, coefficients = self._with_ridge(pulled, used)
             gain = before - loss_at(problem.step(inputs, result.factors))
-            promised = -system.objective(system.matrix, result.factors)
+            promised = -system.objective(system.matrix, coefficients)
             other = gain
             if unseen is not None:
                 other = before - loss_at(problem.step(unseen, result.factors))
@@ -122,11 +121,8 @@ class DirectSolve(AbstractInnerSolver):
 
         return backend.repeat(tried, ridge)._replace(noise=noise, along=system.along())
 
-    def _pulled_together(self, system: DirectSystem, ridge: Array) -> SolverResult:
-        return self._with_ridge(system.pulled_together(ridge, self.relative_cutoff), ridge)
-
-    def _with_ridge(self, system: DirectSystem, ridge: Array | float) -> SolverResult:
-        """Return the solution's factors if they are good, else the initial ones, and why."""
+    def _with_ridge(self, system: DirectSystem, ridge: Array | float) -> tuple[SolverResult, Array]:
+        """Return the solution if it is good, else the initial factors, and why; and those as s [n]."""
         problem, matrix = system.problem, system.ridged(ridge)
         backend, like = problem.backend, system.right
         unknowns, negative = minimise(
@@ -137,24 +133,26 @@ class DirectSolve(AbstractInnerSolver):
             relative_cutoff=self.relative_cutoff,
             lower=system.lower_bounds(),
         )
-        found = system.factors(unknowns)
-        before = system.objective(matrix, system.initial)
+        found = system.coefficients(unknowns)
+        before = system.objective(matrix, system.start)
         after = system.objective(matrix, found)
-        block_finite = problem.finite_blocks(found)
-        finite = backend.isfinite(after) & all_true(block_finite)
+        bad_block = system.bad_block(found)
+        finite = backend.isfinite(after) & (bad_block < 0)
         rose = after > before + rounding(before) * abs(before)
         status = code(backend, Status.FINISHED, like)
         status = backend.where(rose, code(backend, Status.OBJECTIVE_ROSE, like), status)
         status = backend.where(negative, code(backend, Status.NEGATIVE_CURVATURE, like), status)
         status = backend.where(finite, status, code(backend, Status.NOT_FINITE, like))
         good = (status == int(Status.FINISHED)) & (after <= before)
-        return SolverResult(
-            factors=backend.select(good, found, system.initial),
+        chosen = backend.where(good, found, system.start)
+        result = SolverResult(
+            factors=system.packing.split(chosen),
             status=status,
             objective_start=before,
             objective=backend.where(good, after, before),
             steps=backend.integer(1, like),
             products=backend.integer(like.shape[0], like),
             rises=backend.integer(0, like),
-            block_finite=block_finite,
+            bad_block=bad_block,
         )
+        return result, chosen

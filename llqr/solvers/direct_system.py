@@ -32,8 +32,8 @@ class DirectSystem:
     Attributes:
         problem: the inner problem it belongs to.
         packing: the order of the unknowns.
-        initial: the factors before the solve.
-        start: those as s [n].
+        start: the factors before the solve, as s [n].
+        lowest: the least s [n], −∞ where there is none.
         lengths: ‖d_j‖ [n].
         matrix: H [n, n], without a ridge.
         right: r [n].
@@ -42,8 +42,8 @@ class DirectSystem:
 
     problem: FactorProblem
     packing: FactorPacking
-    initial: BlockFactors
     start: Array
+    lowest: Array
     lengths: Array
     matrix: Array
     right: Array
@@ -110,17 +110,16 @@ class DirectSystem:
         table = np.array([[name == kind for kind in self._sources()] for name in sources], float)
         return self.lengths.reshape((-1, 1)) * self.problem.backend.asarray(table, self.lengths)
 
-    def objective(self, matrix: Array, factors: BlockFactors) -> Array:
-        """Return ½ xᵀHx − xᵀr, for this H or one with a ridge."""
-        x = self.lengths * self.packing.join(factors)
+    def objective(self, matrix: Array, coefficients: Array) -> Array:
+        """Return ½ xᵀHx − xᵀr at s [n], for this H or one with a ridge."""
+        x = self.lengths * coefficients
         return 0.5 * (x * (matrix @ x)).sum() - (x * self.right).sum()
 
-    def factors(self, unknowns: Array) -> BlockFactors:
-        """Return the admissible factors of x [n]; directions that vanish keep the factor they had."""
-        backend = self.problem.backend
-        absent = self.lengths == 0.0
+    def coefficients(self, unknowns: Array) -> Array:
+        """Return the admissible s [n] of x [n]; directions that vanish keep the factor they had."""
+        backend, absent = self.problem.backend, self.lengths == 0.0
         units = backend.where(absent, backend.ones(absent.shape, self.lengths), self.lengths)
-        return self._admissible(backend.where(absent, self.start, unknowns / units))
+        return backend.maximum(backend.where(absent, self.start, unknowns / units), self.lowest)
 
     def lower_bounds(self) -> Array | None:
         """Return the least x [n], −∞ where there is none; None if no structure bounds its factors."""
@@ -128,14 +127,15 @@ class DirectSystem:
             return None
         backend, lengths = self.problem.backend, self.lengths
         nowhere = backend.zeros(lengths.shape, lengths) - float("inf")
-        lowest = self.packing.join(self._admissible(nowhere))
         # 0 · ∞ is not a number, and a direction without length has no bound to meet.
         present = lengths > 0.0
-        return backend.where(present, backend.where(present, lengths, 1.0) * lowest, nowhere)
+        return backend.where(present, backend.where(present, lengths, 1.0) * self.lowest, nowhere)
 
-    def _admissible(self, coefficients: Array) -> BlockFactors:
-        """Return the nearest factors within their bounds to s [n]."""
-        return self.problem.project(self.packing.split(coefficients))
+    def bad_block(self, coefficients: Array) -> Array:
+        """Return the first block whose part of s [n] is not finite, −1 if there is none."""
+        sizes = _sizes(self.problem.blocks)
+        owners = np.repeat(np.arange(len(sizes)), sizes)
+        return self.problem.first_owner(abs(coefficients) < float("inf"), owners.tolist())
 
 
 def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
@@ -154,6 +154,7 @@ def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
     packing = FactorPacking(backend, {block.name: factors[block.name] for block in blocks})
     start = packing.join(factors)
     n = start.shape[0]
+    nowhere = packing.split(backend.zeros((n,), start) - float("inf"))
     products = _inner_products(backend, blocks, inputs, start)
     lengths = backend.sqrt(backend.einsum("ii->i", products))
     safe = backend.where(lengths == 0.0, backend.ones((n,), start), lengths)
@@ -176,8 +177,8 @@ def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
     return DirectSystem(
         problem=problem,
         packing=packing,
-        initial=factors,
         start=start,
+        lowest=packing.join(problem.project(nowhere)),
         lengths=lengths,
         matrix=0.5 * (matrix + matrix.T),
         right=pulled(model.gradient),
@@ -190,20 +191,27 @@ def _ridged(backend: Backend, matrix: Array, ridge: Array | float) -> Array:
     return matrix + ridge * (unit * backend.einsum("ii->i", matrix))
 
 
+def _sizes(blocks: Sequence[Block]) -> list[int]:
+    return [block.structure.factor_count(block.block_shape) for block in blocks]
+
+
 def _inner_products(
     backend: Backend, blocks: Sequence[Block], inputs: dict[str, Array], like: Array
 ) -> Array:
     """Return [n, n] of ⟨d_j, d_k⟩: block-diagonal, since blocks own disjoint parameters."""
-    sizes = [block.structure.factor_count(block.block_shape) for block in blocks]
-    rows, start, total = [], 0, sum(sizes)
-    for block, size in zip(blocks, sizes, strict=True):
-        # The directions of a scalar or span are the rows of its (stacked) input.
-        directions = inputs[block.name].reshape((size, -1))
-        pieces = [
-            backend.zeros((start, size), like),
-            directions @ directions.T,
-            backend.zeros((total - start - size, size), like),
-        ]
-        rows.append(backend.concatenate(pieces).T)
-        start += size
-    return backend.concatenate(rows)
+    sizes = _sizes(blocks)
+    # The directions of a scalar or span are the rows of its (stacked) input.
+    directions = [
+        inputs[block.name].reshape((size, -1))[row]
+        for block, size in zip(blocks, sizes, strict=True)
+        for row in range(size)
+    ]
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    same = owners[:, None] == owners
+    rows, columns = np.nonzero(np.triu(same))
+    left, right = [directions[j] for j in rows], [directions[k] for k in columns]
+    # Where in that list the product of j and k is; anywhere for those of two blocks.
+    places = np.zeros(same.shape, int)
+    places[rows, columns] = places[columns, rows] = np.arange(len(rows))
+    found = backend.dots(left, right)[backend.integer(places, like)]
+    return backend.where(backend.asarray(same, like) > 0.0, found, 0.0 * found)

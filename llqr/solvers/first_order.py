@@ -15,7 +15,6 @@ from llqr.solvers.base import (
     AbstractInnerSolver,
     SolverResult,
     Status,
-    all_true,
     code,
     rounding,
 )
@@ -35,7 +34,7 @@ class _LoopState(NamedTuple):
     objective: Array
     status: Array
     rises: Array
-    block_finite: dict[str, Array]
+    bad_block: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class AbstractFirstOrder(AbstractInnerSolver):
                 objective=zero,
                 status=count,
                 rises=count,
-                block_finite=problem.finite_blocks(factors),
+                bad_block=problem.bad_block(factors),
             ),
         )
         return self._result(backend, final)
@@ -102,8 +101,8 @@ class AbstractFirstOrder(AbstractInnerSolver):
         backend, one, zero = problem.backend, problem.backend.integer(1, like), state.step * 0
         objective, gradient = problem.evaluate(inputs, state.factors)[:2]
         squares = map_factors(lambda leaf: (leaf * leaf).sum(), gradient)
-        finite_blocks = {name: backend.isfinite(sum(own.values())) for name, own in squares.items()}
-        finite = backend.isfinite(objective) & all_true(finite_blocks)
+        bad_block = problem.bad_block(squares)
+        finite = backend.isfinite(objective) & (bad_block < 0)
         first = state.step == 0  # nothing to compare with yet
         start = backend.where(first, objective, state.start_objective)
         rose = (~first) & finite & (objective > state.objective)
@@ -123,7 +122,7 @@ class AbstractFirstOrder(AbstractInnerSolver):
             objective=objective,
             status=status,
             rises=state.rises + backend.where(rose, one, zero),
-            block_finite=finite_blocks,
+            bad_block=bad_block,
         )
 
     def _status(
@@ -153,7 +152,7 @@ class AbstractFirstOrder(AbstractInnerSolver):
             steps=final.step,
             products=final.step + 1,
             rises=final.rises,
-            block_finite=final.block_finite,
+            bad_block=final.bad_block,
         )
 
     def _clip(

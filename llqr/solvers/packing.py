@@ -133,9 +133,9 @@ class PackedProblem:
         """Return the nearest admissible factors."""
         return self.join(self._problem.project(self.split(factors)))
 
-    def finite_blocks(self, factors: Array) -> dict[str, Array]:
-        """Return, per block, whether its part of a vector [n] is finite and so are its factors' norms."""
-        return self._problem.finite_blocks(self.split(factors))
+    def bad_block(self, factors: Array) -> Array:
+        """Return the first block whose part of a vector [n] is not finite, −1 if there is none."""
+        return self._problem.bad_block(self.split(factors))
 
     def _curvature_product(self, vector: Tensors) -> Tensors:
         product = self._problem.model.curvature_product(self._parameters.split(vector[_VECTOR]))

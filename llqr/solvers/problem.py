@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from llqr import tensors
 from llqr.backend import Array, Backend, Tensors
 from llqr.quadratic import QuadraticModel
@@ -138,14 +140,25 @@ class FactorProblem:
             for block in self.blocks
         }
 
-    def finite_blocks(self, factors: BlockFactors) -> dict[str, Array]:
-        """Return, per block, whether its factors are finite and so are their Euclidean norms."""
-        leaves = [value for own in factors.values() for value in own.values()]
-        finite, result, start = self.backend.norms(leaves) < float("inf"), {}, 0
-        for name, own in factors.items():
-            result[name] = finite[start : start + len(own)].all()
-            start += len(own)
-        return result
+    def bad_block(self, factors: BlockFactors) -> Array:
+        """Return the first block with a factor whose norm is not finite; see :meth:`first_owner`."""
+        owned = [
+            (i, x) for i, block in enumerate(self.blocks) for x in factors[block.name].values()
+        ]
+        owners, leaves = zip(*owned, strict=True)
+        return self.first_owner(self.backend.norms(leaves) < float("inf"), owners)
+
+    def first_owner(self, finite: Array, owners: Sequence[int]) -> Array:
+        """Return the index of the first block that owns something not finite, −1 if none does.
+
+        Args:
+            finite: booleans [n].
+            owners: the index of the block that each of them is of.
+        """
+        backend, nobody = self.backend, len(self.blocks)
+        index = backend.integer(np.asarray(owners), finite)
+        first = backend.where(finite, 0 * index + nobody, index).min()
+        return backend.where(first < nobody, first, 0 * first - 1)
 
 
 def first_factor(factors: BlockFactors) -> Array:

@@ -39,7 +39,7 @@ class AbstractStructure(abc.ABC):
     stacks_sources: ClassVar[bool] = False
     """Does it see its sources stacked on a new first axis (also when there is only one)."""
     few_factors: ClassVar[bool] = False
-    """Are there so few factors that a direct solve over all blocks is sensible."""
+    """Are there so few factors that a direct solve is sensible; :meth:`project` then only raises entries."""
 
     @property
     def group(self) -> Literal["parameter", "layer"]:

@@ -108,6 +108,20 @@ def test_gradient_and_products_match_dense_matrices(name):
         assert relative(products, directions @ dense) < 1e-11
 
 
+@pytest.mark.parametrize("chunk_size", [None, 2, 4])
+@pytest.mark.parametrize("curvature", [Hessian(), GaussNewton(metric=LossHessian())])
+def test_the_loss_at_the_parameters_comes_with_the_gradient(curvature, chunk_size):
+    case = networks.mlp_regression()
+
+    def both(params, batch):
+        here = case._replace(params=params, batch=batch)
+        model = quadratic_model(curvature, problem_of(here, curvature, chunk_size=chunk_size))
+        return model.initial_loss(), case.loss_fn(case.outputs_fn(params, batch), batch)
+
+    found, expected = quick_jit(both)(case.params, case.batch)
+    assert relative(found, expected) < 1e-14
+
+
 @pytest.mark.parametrize(
     ("metric", "middle"),
     [

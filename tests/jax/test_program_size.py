@@ -65,8 +65,8 @@ ADAPTIVE = {
     [
         # Linearised once, or for the gradient and where products are taken.
         (CONJUGATE_GRADIENT, 1, 2),
-        # And for the losses before and after the step, which the ridge follows.
-        (ADAPTIVE, 3, 4),
+        # And for the loss after the step, which the ridge follows.
+        (ADAPTIVE, 2, 3),
     ],
 )
 def test_a_fit_holds_few_forward_passes(settings, forward, forward_in_chunks):

@@ -78,5 +78,5 @@ def test_a_packed_problem_projects_and_finds_the_block_that_is_not_finite(rng):
     projected = packed.split(packed.project(packed.join(factors)))
     np.testing.assert_array_equal(projected["b.weight"]["d"], 0.5)
     factors["b.weight"]["d"][0] = np.nan
-    finite = packed.finite_blocks(packed.join(factors))
-    assert [name for name, good in finite.items() if not good] == ["b.weight"]
+    assert case.blocks[int(packed.bad_block(packed.join(factors)))].name == "b.weight"
+    assert int(packed.bad_block(packed.join(case.start()))) == -1

@@ -138,8 +138,8 @@ def test_a_small_batch_is_used_whole_and_at_once():
         examples=64, output_shape=(64, 10), event_axes=1, example_bytes=256, products=8
     )
     assert (plan.examples, plan.chunk_size, plan.store_tangents) == (64, None, True)
-    # Eight forward products; three losses of a third each, two gradients and the half's.
-    assert plan.cost == pytest.approx(8 * 2 / 3 + 3 / 3 + 2 + 1 / 2)
+    # Eight forward products; two losses of a third each, two gradients and the half's.
+    assert plan.cost == pytest.approx(8 * 2 / 3 + 2 / 3 + 2 + 1 / 2)
 
 
 @pytest.mark.parametrize("products", [2, 8, 32, 64])

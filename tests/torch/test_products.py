@@ -264,6 +264,7 @@ def test_loss_and_gradient_at_another_point_leaves_parameters_and_products_alone
     alone = quadratic.loss(step)
     assert not alone.requires_grad
     assert abs(float(alone - expected.detach())) < 1e-12
+    assert abs(float(quadratic.initial_loss() - at(theta).detach())) < 1e-12
     (slope,) = torch.autograd.grad(expected, moved)
     assert nets.relative_error(nets.flatten(gradient), slope) < 1e-10
 
