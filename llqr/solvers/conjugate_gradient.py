@@ -111,7 +111,7 @@ class ConjugateGradient(AbstractInnerSolver):
         backend, old, starting = problem.backend, state.point, state.step < 0
         gradient = problem.gradient(found.factors, found.residual)
         new = Point(found.factors, found.objective, found.residual, gradient)
-        norm2, size2 = (gradient * gradient).sum(), (new.factors * new.factors).sum()
+        norm2, size2 = dot(backend, gradient, gradient), dot(backend, new.factors, new.factors)
         finite = (
             found.line.finite & backend.isfinite(new.objective + norm2) & backend.isfinite(size2)
         )
