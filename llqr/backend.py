@@ -65,7 +65,7 @@ class Backend(Protocol):
         ...
 
     def integer(self, value: Any, like: Array) -> Array:
-        """Return a 0-d 32-bit integer on the device of ``like``."""
+        """Return a number, or an array of them, as 32-bit integers on the device of ``like``."""
         ...
 
     def where(self, condition: Array, when_true: Array, when_false: Array) -> Array:
@@ -183,7 +183,7 @@ class NumpyBackend:
         return np.asarray(value, dtype=np.asarray(like).dtype)
 
     def integer(self, value: Any, like: Array) -> Array:
-        """Return a 0-d 32-bit integer."""
+        """Return a number, or an array of them, as 32-bit integers."""
         return np.asarray(value, dtype=np.int32)
 
     def where(self, condition: Array, when_true: Array, when_false: Array) -> Array:

@@ -46,7 +46,7 @@ class JaxBackend:
         return jnp.asarray(value).astype(like.dtype)
 
     def integer(self, value: Any, like: Array) -> Array:
-        """Return a 0-d int32; fractions, as schedules return them, are cut off."""
+        """Return a number, or an array of them, as int32; fractions, as schedules have them, are cut off."""
         return jnp.asarray(value).astype(jnp.int32)
 
     def where(self, condition: Array, when_true: Array, when_false: Array) -> Array:

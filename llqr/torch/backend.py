@@ -50,7 +50,7 @@ class TorchBackend:
         return _tensor(value, like.dtype, like.device)
 
     def integer(self, value: Any, like: Tensor) -> Tensor:
-        """Return a 0-d int32 on the device of ``like``."""
+        """Return a number, or an array of them, as int32 on the device of ``like``."""
         return _tensor(value, torch.int32, like.device)
 
     def where(self, condition: Tensor, when_true: Any, when_false: Any) -> Tensor:
