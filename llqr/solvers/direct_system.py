@@ -133,9 +133,8 @@ class DirectSystem:
 
     def bad_block(self, coefficients: Array) -> Array:
         """Return the first block whose part of s [n] is not finite, −1 if there is none."""
-        sizes = _sizes(self.problem.blocks)
-        owners = np.repeat(np.arange(len(sizes)), sizes)
-        return self.problem.first_owner(abs(coefficients) < float("inf"), owners.tolist())
+        owners = _owners(self.problem.blocks).tolist()
+        return self.problem.first_owner(abs(coefficients) < float("inf"), owners)
 
 
 def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
@@ -191,22 +190,23 @@ def _ridged(backend: Backend, matrix: Array, ridge: Array | float) -> Array:
     return matrix + ridge * (unit * backend.einsum("ii->i", matrix))
 
 
-def _sizes(blocks: Sequence[Block]) -> list[int]:
-    return [block.structure.factor_count(block.block_shape) for block in blocks]
+def _owners(blocks: Sequence[Block]) -> np.ndarray:
+    """Return the index of the block that each unknown is of, [n]."""
+    sizes = [block.structure.factor_count(block.block_shape) for block in blocks]
+    return np.repeat(np.arange(len(sizes)), sizes)
 
 
 def _inner_products(
     backend: Backend, blocks: Sequence[Block], inputs: dict[str, Array], like: Array
 ) -> Array:
     """Return [n, n] of ⟨d_j, d_k⟩: block-diagonal, since blocks own disjoint parameters."""
-    sizes = _sizes(blocks)
+    owners = _owners(blocks)
     # The directions of a scalar or span are the rows of its (stacked) input.
     directions = [
-        inputs[block.name].reshape((size, -1))[row]
-        for block, size in zip(blocks, sizes, strict=True)
-        for row in range(size)
+        row
+        for block, size in zip(blocks, np.bincount(owners), strict=True)
+        for row in inputs[block.name].reshape((int(size), -1))
     ]
-    owners = np.repeat(np.arange(len(sizes)), sizes)
     same = owners[:, None] == owners
     rows, columns = np.nonzero(np.triu(same))
     left, right = [directions[j] for j in rows], [directions[k] for k in columns]

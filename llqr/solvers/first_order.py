@@ -101,7 +101,9 @@ class AbstractFirstOrder(AbstractInnerSolver):
         backend, one, zero = problem.backend, problem.backend.integer(1, like), state.step * 0
         objective, gradient = problem.evaluate(inputs, state.factors)[:2]
         squares = map_factors(lambda leaf: (leaf * leaf).sum(), gradient)
-        bad_block = problem.bad_block(squares)
+        owners, values = problem.owned(squares)
+        # Of the squares themselves: another square of theirs would overflow.
+        bad_block = problem.first_owner(backend.stack(values) < float("inf"), owners)
         finite = backend.isfinite(objective) & (bad_block < 0)
         first = state.step == 0  # nothing to compare with yet
         start = backend.where(first, objective, state.start_objective)

@@ -142,11 +142,16 @@ class FactorProblem:
 
     def bad_block(self, factors: BlockFactors) -> Array:
         """Return the first block with a factor whose norm is not finite; see :meth:`first_owner`."""
-        owned = [
+        owners, values = self.owned(factors)
+        return self.first_owner(self.backend.norms(values) < float("inf"), owners)
+
+    def owned(self, factors: BlockFactors) -> tuple[Sequence[int], Sequence[Array]]:
+        """Return the factors block by block, and the index of the block that each of them is of."""
+        pairs = [
             (i, x) for i, block in enumerate(self.blocks) for x in factors[block.name].values()
         ]
-        owners, leaves = zip(*owned, strict=True)
-        return self.first_owner(self.backend.norms(leaves) < float("inf"), owners)
+        owners, values = zip(*pairs, strict=True)
+        return owners, values
 
     def first_owner(self, finite: Array, owners: Sequence[int]) -> Array:
         """Return the index of the first block that owns something not finite, −1 if none does.

@@ -221,23 +221,35 @@ def test_a_bad_gradient_keeps_the_factors(rng):
     assert int(result.bad_block) == 0  # the curvature product carries it into every block
 
 
-def test_a_gradient_too_large_to_clip_is_not_taken_for_zero(rng):
-    """Its norm overflows float32, and clipping by an infinite norm would give a zero step."""
-    case = Case(rng, Diagonal())
-    huge = {n: np.full(v.shape, 1e17, np.float32) for n, v in case.sources["input"].items()}
+def solved_in_float32(case, entry, curvature):
+    """Return the result on a constant gradient, with a multiple of the identity as curvature."""
+    gradient = {n: np.full(v.shape, entry, np.float32) for n, v in case.sources["input"].items()}
     problem = FactorProblem(
         BACKEND,
         QuadraticModel(
-            gradient=huge,
-            curvature_product=lambda v: {n: np.float32(1e3) * x for n, x in v.items()},
+            gradient=gradient,
+            curvature_product=lambda v: {n: np.float32(curvature) * x for n, x in v.items()},
         ),
         case.blocks,
-        {"input": huge},
+        {"input": gradient},
     )
     start = {b: {n: v.astype(np.float32) for n, v in o.items()} for b, o in case.start().items()}
     with np.errstate(over="ignore"):
-        result = GradientDescent(steps=3).solve(problem, start)
+        return GradientDescent(steps=3).solve(problem, start)
+
+
+def test_a_gradient_too_large_to_clip_is_not_taken_for_zero(rng):
+    """Its norm overflows float32, and clipping by an infinite norm would give a zero step."""
+    result = solved_in_float32(Case(rng, Diagonal()), 1e17, 1e3)
     assert Status(int(result.status)) is Status.NOT_FINITE
+
+
+def test_a_gradient_whose_square_is_large_is_clipped(rng):
+    """Its norm is 1e12, which float32 can square once, not twice."""
+    case = Case(rng, Diagonal())
+    result = solved_in_float32(case, 1e6, 2.0)
+    assert Status(int(result.status)) is Status.FINISHED and int(result.bad_block) == -1
+    assert (vector(case, result.factors) < 1.0).all()
 
 
 @pytest.mark.parametrize(
