@@ -11,7 +11,7 @@ and no autodiff.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -47,6 +47,11 @@ class Backend(Protocol):
 
     ``like`` is an array whose dtype and device the result takes.
     """
+
+    @property
+    def compiled(self) -> bool:
+        """Are computations compiled before they run, each place where a function is used anew."""
+        ...
 
     def einsum(self, equation: str, *operands: Array) -> Array:
         """Return the Einstein summation of the operands."""
@@ -165,6 +170,8 @@ class Backend(Protocol):
 
 class NumpyBackend:
     """The protocol over NumPy: the core runs and is tested without any framework."""
+
+    compiled: ClassVar[bool] = False
 
     def einsum(self, equation: str, *operands: Array) -> Array:
         """Return the Einstein summation of the operands."""

@@ -12,12 +12,13 @@ Hessian of the loss of the linearised network).
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from llqr._checks import check_not_negative
 from llqr.backend import Array, Backend, Tensors
+from llqr.directions import Directions, joined
 from llqr.divergences import Gaussian
 from llqr.linearisation import OUTPUT, Linearisation, LinearisedProblem
 from llqr.metrics import AbstractMetric, check_metric
@@ -164,19 +165,24 @@ class GaussNewton(AbstractCurvature):
         self,
         backend: Backend,
         linearisation: Linearisation,
-        directions: Callable[[Array], Tensors],
-        n: int,
+        groups: Sequence[Directions],
     ) -> Array:
         """Return [n, n] = Tᵀ M T with T = [J d_1, …, J d_n]: one forward product per direction."""
 
-        def tangents_and_products(row: Array) -> Array:
-            tangents = linearisation.jvp(directions(row))
-            products = self.metric_products(backend, linearisation, tangents)
-            flat = [part[name].reshape((-1,)) for part in (tangents, products) for name in products]
-            return backend.concatenate(flat)
+        def tangents_and_products(directions: Directions) -> Array:
+            def of_one(row: Array) -> Array:
+                tangents = linearisation.jvp(directions.combine(row))
+                products = self.metric_products(backend, linearisation, tangents)
+                parts = (tangents, products)
+                return backend.concatenate(
+                    [part[name].reshape((-1,)) for part in parts for name in products]
+                )
 
-        rows = identity(backend, n, linearisation.outputs[OUTPUT])
-        stacked = backend.map(tangents_and_products, rows)
+            units = identity(backend, directions.count, linearisation.outputs[OUTPUT])
+            return backend.map(of_one, units)
+
+        taken = [joined(groups)] if backend.compiled else groups
+        stacked = backend.concatenate([tangents_and_products(group) for group in taken])
         middle = stacked.shape[1] // 2
         return stacked[:, :middle] @ stacked[:, middle:].T
 
@@ -227,13 +233,13 @@ def quadratic_model(curvature: AbstractCurvature, problem: LinearisedProblem) ->
 
 def _gram(
     curvature: GaussNewton, problem: LinearisedProblem, divided: Callable[[Tensors], Tensors]
-) -> Callable[[Callable[[Array], Tensors], int], Array]:
-    """Return (directions, n) ↦ [n, n], see :class:`QuadraticModel`."""
+) -> Callable[[Sequence[Directions]], Array]:
+    """Return directions ↦ [n, n], see :class:`QuadraticModel`."""
     backend = problem.backend
 
-    def gram(directions: Callable[[Array], Tensors], n: int) -> Array:
+    def gram(groups: Sequence[Directions]) -> Array:
         total = problem.sum_over_chunks(
-            lambda chunk: {"gram": curvature.chunk_gram(backend, chunk, directions, n)}
+            lambda chunk: {"gram": curvature.chunk_gram(backend, chunk, groups)}
         )
         return divided(total)["gram"]
 

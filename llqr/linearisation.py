@@ -37,7 +37,7 @@ class Linearisation(Protocol):
         ...
 
     def jvp(self, direction: Tensors) -> dict[str, Array]:
-        """Return J_k v for every named output."""
+        """Return J_k v for every named output; v is zero where it names no parameter."""
         ...
 
     def vjp(self, cotangents: dict[str, Array]) -> Tensors:

@@ -8,11 +8,12 @@ model gives both its value and its gradient r = g + (C + λI) δ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llqr import tensors
 from llqr.backend import Array, Tensors
+from llqr.directions import Directions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,8 @@ class QuadraticModel:
         gradient: g = ∇L(θ), one array per parameter.
         curvature_product: v ↦ C v without damping; costs one curvature-vector product.
         damping: λ ≥ 0, a number or a 0-d array.
-        gram: optional (directions, n) ↦ [n, n] matrix of ⟨d_j, C d_k⟩, where ``directions(e)`` maps a
-            coefficient vector e [n] to Σ_j e_j d_j; forward products only (Gauss-Newton family).
+        gram: optional directions ↦ [n, n] matrix of ⟨d_j, C d_k⟩, in the order of their groups; forward
+            products only (Gauss-Newton family).
         loss: optional δ ↦ L(θ + δ) on the same batch, to compare with what m promises.
         loss_here: L(θ), if it is at hand.
         loss_and_gradient: optional δ ↦ (L(θ + δ), ∇L(θ + δ)) on the same batch, for acceptance rules.
@@ -33,7 +34,7 @@ class QuadraticModel:
     gradient: Tensors  # g
     curvature_product: Callable[[Tensors], Tensors]  # C v
     damping: Array | float = 0.0  # λ
-    gram: Callable[[Callable[[Array], Tensors], int], Array] | None = None
+    gram: Callable[[Sequence[Directions]], Array] | None = None
     loss: Callable[[Tensors], Array] | None = None
     loss_here: Array | None = None
     loss_and_gradient: Callable[[Tensors], tuple[Array, Tensors]] | None = None
@@ -57,7 +58,8 @@ class QuadraticModel:
         slope = tensors.dot(direction, self.gradient)
         if self.gram is None:
             return slope, tensors.dot(direction, self.product(direction))
-        curvature = self.gram(lambda e: tensors.scale(e[0], direction), 1)[0, 0]
+        alone = Directions(count=1, combine=lambda e: tensors.scale(e[0], direction))
+        curvature = self.gram([alone])[0, 0]
         return slope, curvature + self.damping * tensors.dot(direction, direction)
 
     def initial_loss(self) -> Array:

@@ -10,6 +10,7 @@ from llqr.algoperf.rulesets import FULL_DECAY, SMOOTHING, self_tuning
 from llqr.annealing import NEVER, Annealing
 from llqr.backend import NumpyBackend
 from llqr.config import configure
+from llqr.directions import joined
 from llqr.quadratic import QuadraticModel
 from llqr.ridge import AdaptiveRidge
 from llqr.solvers import DirectSolve
@@ -70,8 +71,9 @@ def test_the_measured_length_minimises_the_model_along_the_direction(rng, forwar
     root = rng.standard_normal((4, 6))
     matrix, gradient, x = root.T @ root, rng.standard_normal(6), rng.standard_normal(6)
 
-    def gram(directions, n):
-        rows = np.stack([directions(e)["w"] for e in np.eye(n)])
+    def gram(groups):
+        whole = joined(groups)
+        rows = np.stack([whole.combine(e)["w"] for e in np.eye(whole.count)])
         return rows @ matrix @ rows.T
 
     model = QuadraticModel(

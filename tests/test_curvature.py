@@ -12,6 +12,7 @@ from llqr.curvature import (
     gauss_newton,
     quadratic_model,
 )
+from llqr.directions import Directions
 from llqr.divergences import Bernoulli, Categorical, Gaussian, Laplace, Renyi
 
 BACKEND = NumpyBackend()
@@ -168,7 +169,7 @@ def test_intermediate_metrics_add_up_each_with_its_own_weights(problem):
 def test_gram_matrix_equals_products_in_the_parameters(rng, problem, curvature):
     model = quadratic_model(curvature, problem)
     columns = rng.standard_normal((PARAMETERS, 3))
-    gram = model.gram(lambda e: {"w": columns @ e}, 3)
+    gram = model.gram([Directions(count=3, combine=lambda e: {"w": columns @ e})])
     products = np.stack([model.curvature_product({"w": c})["w"] for c in columns.T], axis=1)
     np.testing.assert_allclose(gram, columns.T @ products, rtol=1e-12, atol=1e-12)
 

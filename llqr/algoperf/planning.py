@@ -7,7 +7,8 @@ training steps between two refreshes, whatever the workload:
   activations with a few tangents stay below those of the training step;
 * a Gram matrix from forward products stores every direction's tangent of the outputs; where that is
   too much, each direction takes a backward product as well and stores none;
-* the interval follows from the operation count: a forward product is 2/3 of a gradient, forward and
+* the interval follows from the operation count: a forward product is at most 2/3 of a gradient (less in
+  torch, where layers before the direction's own cost nothing: :mod:`llqr.directions`), forward and
   backward 4/3. So does the patience with a solution that moves at every step: refreshes of c gradients whose
   interval grows by one every K/c steps cost about K ln(1 + t c/K) gradients in the first t steps.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ class JaxBackend:
         map_batch_size: rows that :meth:`map` takes at once, ≥ 1; each takes its own memory. None for 1 on
             a CPU, where larger matrix products gain nothing, and 8 on accelerators.
     """
+
+    compiled: ClassVar[bool] = True
 
     map_batch_size: int | None = None
 

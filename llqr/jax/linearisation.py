@@ -44,8 +44,12 @@ class ForwardLinearisation:
         return self.vjp({OUTPUT: cotangent})
 
     def jvp(self, direction: Tensors) -> dict[str, Array]:
-        """Return J_k v for every named output."""
-        return self._objective.wide(self._linear(direction))
+        """Return J_k v for every named output; v is zero where it names no parameter."""
+        full = {
+            name: direction[name] if name in direction else jnp.zeros_like(value)
+            for name, value in self._parameters.items()
+        }
+        return self._objective.wide(self._linear(full))
 
     def vjp(self, cotangents: dict[str, Array]) -> Tensors:
         """Return Σ_k J_kᵀ u_k; outputs without a cotangent count as zero."""
@@ -109,7 +113,7 @@ class HessianLinearisation:
         return self._linear(direction)
 
     def jvp(self, direction: Tensors) -> dict[str, Array]:
-        """Return J_k v for every named output."""
+        """Return J_k v for every named output; v is zero where it names no parameter."""
         return self._forward().jvp(direction)
 
     def vjp(self, cotangents: dict[str, Array]) -> Tensors:

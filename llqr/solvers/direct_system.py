@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
 from llqr import tensors
 from llqr.backend import Array, Backend, Tensors
+from llqr.directions import Directions, joined
 from llqr.solvers.packing import FactorPacking
 from llqr.solvers.problem import FactorProblem
 from llqr.solvers.quadratic_program import minimise
-from llqr.structures.base import identity
+from llqr.structures.base import identity, layer_of
 from llqr.structures.blocks import Block, BlockFactors
 
 
@@ -159,20 +161,19 @@ def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
     safe = backend.where(lengths == 0.0, backend.ones((n,), start), lengths)
     scale = backend.where(lengths == 0.0, lengths, 1.0 / safe)
 
-    def direction(unknowns: Array) -> Tensors:
-        tangent = packing.split(unknowns * scale)
-        return tensors.scale(-1.0, problem.step_tangent(inputs, factors, tangent))
+    directions = _directions(problem, inputs, factors, scale)
 
     def pulled(residual: Tensors) -> Array:
         gradient = problem.gradient(inputs, factors, residual)
         return -scale * packing.join(gradient)
 
     if model.gram is not None:
-        gram = backend.asarray(model.gram(direction, n), scale)
+        gram = backend.asarray(model.gram(directions), scale)
         matrix = gram + model.damping * products * scale * scale.reshape((-1, 1))
     else:
+        combine = joined(directions).combine
         rows = identity(backend, n, scale)
-        matrix = backend.map(lambda row: pulled(model.product(direction(row))), rows)
+        matrix = backend.map(lambda row: pulled(model.product(combine(row))), rows)
     return DirectSystem(
         problem=problem,
         packing=packing,
@@ -183,6 +184,32 @@ def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
         right=pulled(model.gradient),
         half_right=None if problem.half_gradient is None else pulled(problem.half_gradient),
     )
+
+
+def _directions(
+    problem: FactorProblem, inputs: dict[str, Array], factors: BlockFactors, scale: Array
+) -> list[Directions]:
+    """Return c_j d_j of all unknowns, c = ``scale`` [n], one group per layer.
+
+    The tensors of a layer lie at one depth, so products along them share nearly all of their cost.
+    """
+
+    def of(block: Block, own: Array) -> Directions:
+        packing = FactorPacking(problem.backend, {block.name: factors[block.name]})
+
+        def combine(coefficients: Array) -> Tensors:
+            tangent = packing.split(coefficients * own)
+            # δ = −U x, and d is U x.
+            return tensors.scale(-1.0, problem.block_tangent(block, inputs, factors, tangent))
+
+        return Directions(count=own.shape[0], combine=combine)
+
+    ends = [int(end) for end in np.cumsum(np.bincount(_owners(problem.blocks)))]
+    blocks = zip(problem.blocks, [0, *ends[:-1]], ends, strict=True)
+    return [
+        joined([of(block, scale[start:end]) for block, start, end in of_layer])
+        for _, of_layer in groupby(blocks, lambda place: layer_of(place[0].name))
+    ]
 
 
 def _ridged(backend: Backend, matrix: Array, ridge: Array | float) -> Array:

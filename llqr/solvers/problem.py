@@ -85,27 +85,33 @@ class FactorProblem:
 
     def step(self, inputs: dict[str, Array], factors: BlockFactors) -> Tensors:
         """Return δ = −U(f) x; ``inputs`` as :meth:`inputs` gives them."""
-        return self._assemble(
-            lambda block: block.structure.apply(
-                self.backend, factors[block.name], inputs[block.name]
-            )
-        )
+        result: Tensors = {}
+        for block in self.blocks:
+            own = factors[block.name]
+            result.update(block.split(block.structure.apply(self.backend, own, inputs[block.name])))
+        return result
 
     def step_tangent(
         self, inputs: dict[str, Array], factors: BlockFactors, tangent: BlockFactors
     ) -> Tensors:
         """Return the derivative of δ in the factors along ``tangent``."""
-        return self._assemble(
-            lambda block: block.structure.pushforward(
-                self.backend, factors[block.name], tangent[block.name], inputs[block.name]
-            )
-        )
-
-    def _assemble(self, block_value: Callable[[Block], Array]) -> Tensors:
         result: Tensors = {}
         for block in self.blocks:
-            result.update(block.split(block_value(block)))
+            result.update(self.block_tangent(block, inputs, factors, tangent))
         return result
+
+    def block_tangent(
+        self,
+        block: Block,
+        inputs: dict[str, Array],
+        factors: BlockFactors,
+        tangent: BlockFactors,
+    ) -> Tensors:
+        """Return the part of :meth:`step_tangent` that one block moves."""
+        own, along = factors[block.name], tangent[block.name]
+        return block.split(
+            block.structure.pushforward(self.backend, own, along, inputs[block.name])
+        )
 
     def gradient(
         self, inputs: dict[str, Array], factors: BlockFactors, residual: Tensors

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class TorchBackend:
     Attributes:
         map_batch_size: rows that :meth:`map` takes at once, ≥ 1; each takes its own memory.
     """
+
+    compiled: ClassVar[bool] = False
 
     map_batch_size: int = 1
 
@@ -159,20 +161,19 @@ class TorchBackend:
     def map(self, function: Callable, rows: Tensor) -> Tensor:
         """Apply ``function`` to every row, ``map_batch_size`` rows at a time, and stack the results.
 
-        Where an operation of the function has no batched form, row by row.
+        Where an operation of the function has no batched form, row by row. What the function keeps for later
+        calls must not depend on the row.
 
         Returns:
             The results, stacked along a new first axis.
         """
-        # The first row goes alone, so that what the function keeps for later calls is no batch of rows.
-        first, rest = function(rows[0])[None], rows[1:]
-        if self.map_batch_size > 1 and len(rest) > 1:
+        if self.map_batch_size > 1 and len(rows) > 1:
             batched = torch.vmap(function, chunk_size=self.map_batch_size)
             try:
-                return torch.cat([first, batched(rest)])
+                return batched(rows)
             except RuntimeError:
                 pass
-        return torch.cat([first, *(function(row)[None] for row in rest)])
+        return torch.stack([function(row) for row in rows])
 
     def scan(
         self, body: Callable, state: Any, rows: tuple[Tensor, ...], reverse: bool = False

@@ -70,7 +70,10 @@ class TorchLinearisation:
             return self._named(gradients([self._summed_loss], self._parameters))
 
     def jvp(self, direction: Tensors) -> dict[str, Tensor]:
-        """Return J_k v for every named output: two matrix products per layer."""
+        """Return J_k v for every named output: at most two matrix products per layer.
+
+        Layers before the first parameter that v moves cost nothing, and of it one product.
+        """
         names = self._differentiable()
         with self._pass.active():
             if self._forward is None:
@@ -131,12 +134,17 @@ class TorchLinearisation:
     def _along(
         self, values: list[Tensor], direction: Tensors, inputs: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Return the arguments that differentiate ⟨values, direction⟩ in ``inputs``."""
-        vectors = [
-            direction[name].to(value.dtype)
+        """Return the arguments that differentiate ⟨values, direction⟩ in ``inputs``.
+
+        What the direction does not name is left out, so that nothing goes through its part of the graph.
+        """
+        pairs = [
+            (value, direction[name].to(value.dtype))
             for name, value in zip(self._function.parameters, values, strict=True)
+            if name in direction
         ]
-        return values, inputs, vectors
+        moved, vectors = map(list, zip(*pairs, strict=True))
+        return moved, inputs, vectors
 
     def _named(self, values: list[Tensor]) -> Tensors:
         return {

@@ -10,6 +10,7 @@ from flax import linen
 from jax.flatten_util import ravel_pytree
 
 from llqr.curvature import GaussNewton, Hessian, LossHessian, quadratic_model
+from llqr.directions import Directions
 from llqr.divergences import Bernoulli, Categorical, FramewiseCategorical, Gaussian, Laplace, Renyi
 from llqr.jax import JaxBackend, linearise
 from llqr.jax.naming import Naming
@@ -173,7 +174,22 @@ def test_gram_matches_the_products_also_in_chunks():
     case, curvature = networks.mlp(), GaussNewton(metric=Categorical())
     naming, oracle = Naming.of(case.params), dense_oracle(case)
     vector, restore = ravel_pytree(case.params)
-    basis = networks.normal(9, 5, vector.size)
+    basis = np.array(networks.normal(9, 5, vector.size))
+    # The last two move one parameter, the others all but that one.
+    own = naming.flatten(restore(np.arange(vector.size)))
+    alone = sorted(own)[1]
+    moved_alone = np.isin(np.arange(vector.size), own[alone])
+    basis[3:, ~moved_alone] = 0.0
+    basis[:3, moved_alone] = 0.0
+
+    def group(rows, names):
+        def combine(e):
+            full = naming.flatten(restore(e @ rows))
+            return {name: full[name] for name in names}
+
+        return Directions(count=len(rows), combine=combine)
+
+    groups = [group(basis[:3], set(own) - {alone}), group(basis[3:], {alone})]
 
     def grams():
         return [
@@ -182,7 +198,7 @@ def test_gram_matches_the_products_also_in_chunks():
                 problem_of(
                     case, curvature, chunk_size=chunk_size, backend=JaxBackend(map_batch_size=k)
                 ),
-            ).gram(lambda coefficients: naming.flatten(restore(coefficients @ basis)), 5)
+            ).gram(groups)
             for chunk_size, k in ((None, 1), (3, 1), (3, 4))
         ]
 

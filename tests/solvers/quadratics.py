@@ -3,6 +3,7 @@
 import numpy as np
 
 from llqr.backend import NumpyBackend
+from llqr.directions import joined
 from llqr.quadratic import QuadraticModel
 from llqr.solvers import FactorProblem
 from llqr.structures.blocks import make_blocks
@@ -75,9 +76,10 @@ class Case:
         self.fails_after, self.bad_value, self.bad_entry = after, value, entry
         return self
 
-    def _gram(self, directions, n):
-        self.products += n
-        columns = np.stack([flatten(directions(unit)) for unit in np.eye(n)], axis=1)
+    def _gram(self, groups):
+        whole = joined(groups)
+        self.products += whole.count
+        columns = np.stack([flatten(whole.combine(e)) for e in np.eye(whole.count)], axis=1)
         return columns.T @ self.matrix @ columns
 
     def start(self):

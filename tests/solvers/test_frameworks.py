@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from llqr.directions import joined
 from llqr.quadratic import QuadraticModel
 from llqr.solvers import Adam, ConjugateGradient, DirectSolve, FactorProblem, GradientDescent
 from tests import backends
@@ -27,12 +28,14 @@ def _solve(case, solver, framework, gram):
             matrix @ backend.concatenate([direction[name].reshape((-1,)) for name in order])
         )
 
-    def gram_matrix(directions, n):
+    def gram_matrix(groups):
+        whole = joined(groups)
+
         def flat(row):
-            direction = directions(row)
+            direction = whole.combine(row)
             return backend.concatenate([direction[name].reshape((-1,)) for name in order])
 
-        columns = backend.map(flat, to(np.eye(n)))
+        columns = backend.map(flat, to(np.eye(whole.count)))
         return columns @ matrix @ columns.T
 
     sources = {

@@ -6,6 +6,7 @@ from torch import nn
 
 import llqr.torch
 from llqr.curvature import GaussNewton, Hessian, LossHessian, quadratic_model
+from llqr.directions import Directions
 from llqr.divergences import Bernoulli, Categorical, FramewiseCategorical, Gaussian
 from tests.torch import networks as nets
 from tests.torch.products import FISHER, NETWORKS, product
@@ -221,23 +222,30 @@ def test_fisher_of_a_generalised_linear_model_is_its_hessian(metric, loss):
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
-def test_gram_matrix_is_that_of_the_products(chunk_size):
-    model, batch = nets.case("attention")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gram_matrix_is_that_of_the_products(name, chunk_size):
+    """Two directions of every parameter, which name nothing else."""
+    model, batch = nets.case(name)
     problem = llqr.torch.linearise(
         model, nets.cross_entropy, batch, curvature=FISHER, chunk_size=chunk_size
     )
     quadratic = quadratic_model(FISHER, problem)
-    directions = [nets.random_direction(model, seed) for seed in range(3)]
+    pair = [nets.random_direction(model, seed) for seed in range(2)]
 
-    def combined(coefficients):
-        return {
-            name: sum(coefficients[j] * directions[j][name] for j in range(3))
-            for name in directions[0]
-        }
+    def group(name):
+        return Directions(
+            count=2, combine=lambda e: {name: e[0] * pair[0][name] + e[1] * pair[1][name]}
+        )
 
+    directions = [
+        {name: d[name] if name == moved else torch.zeros_like(d[name]) for name in d}
+        for moved in pair[0]
+        for d in pair
+    ]
     products = torch.stack([nets.flatten(quadratic.curvature_product(d)) for d in directions])
     expected = torch.stack([nets.flatten(d) for d in directions]) @ products.T
-    assert nets.relative_error(quadratic.gram(combined, 3), expected) < 1e-12
+    gram = quadratic.gram([group(name) for name in pair[0]])
+    assert nets.relative_error(gram, expected) < 1e-12
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
