@@ -1,5 +1,7 @@
 """The direct solve against numpy, with ridge, floors and directions of very different sizes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,20 @@ def test_the_model_along_every_source_comes_with_the_system(rng, key, gram, damp
     assert set(along) == set.intersection(*(set(block.sources) for block in case.blocks))
     for name, found in along.items():
         np.testing.assert_allclose(found, case.problem.model.along(case.sources[name]), rtol=1e-10)
+
+
+@pytest.mark.parametrize("key", STRUCTURES)
+def test_directions_of_a_layer_move_that_layer_alone(rng, key):
+    case, moved = Case(rng, STRUCTURES[key], gram=True), []
+    gram = case.problem.model.gram
+
+    def recording(groups):
+        moved.extend(set(group.combine(np.ones(group.count))) for group in groups)
+        return gram(groups)
+
+    model = replace(case.problem.model, gram=recording)
+    assemble(replace(case.problem, model=model), case.start())
+    assert moved == [{"a.bias", "a.weight"}, {"b.weight"}, {"scale"}]
 
 
 @pytest.mark.parametrize("gram", [False, True])

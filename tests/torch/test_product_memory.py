@@ -1,10 +1,12 @@
-"""What curvature products keep alive, and what they recompute."""
+"""What curvature products keep alive, what they recompute, and what they leave out."""
 
 import sys
 import weakref
 
 import pytest
+import torch
 
+import llqr.torch
 from llqr.curvature import Hessian
 from llqr.torch import linearisation
 from tests.torch import networks as nets
@@ -65,3 +67,55 @@ def test_the_forward_products_graph_keeps_no_zeros(name, monkeypatch):
     assert nets.relative_error(found, expected) < 1e-14
     assert replaced
     assert all(bool(saved.any()) for saved in stored)
+
+
+class _Slope(torch.autograd.Function):
+    """Multiplies a cotangent by 2, and counts how often a tangent goes through instead."""
+
+    tangents = 0
+
+    @staticmethod
+    def forward(ctx, cotangent):
+        return 2.0 * cotangent
+
+    @staticmethod
+    def backward(ctx, tangent):
+        _Slope.tangents += 1
+        return 2.0 * tangent
+
+
+class _Twice(torch.autograd.Function):
+    """Multiplies by 2."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2.0 * x
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return _Slope.apply(cotangent)
+
+
+class _TwiceModule(torch.nn.Module):
+    def forward(self, x):
+        return _Twice.apply(x)
+
+
+@pytest.mark.parametrize(("moved", "passes"), [("0.weight", 1), ("0.bias", 1), ("2.weight", 0)])
+def test_a_tangent_goes_through_the_layers_behind_its_direction_alone(moved, passes, monkeypatch):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 5), _TwiceModule(), torch.nn.Linear(5, nets.CLASSES)
+    ).double()
+    batch = nets.case("mlp")[1]
+    direction = nets.random_direction(model)
+    problem = llqr.torch.linearise(model, nets.cross_entropy, batch, curvature=FISHER)
+    full = {
+        name: value if name == moved else torch.zeros_like(value)
+        for name, value in direction.items()
+    }
+    expected = problem.sum_over_chunks(lambda chunk: chunk.jvp(full))["output"]
+    monkeypatch.setattr(_Slope, "tangents", 0)
+    found = problem.sum_over_chunks(lambda chunk: chunk.jvp({moved: direction[moved]}))["output"]
+    assert nets.relative_error(found, expected) < 1e-12
+    assert _Slope.tangents == passes
