@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llqr import tensors
 from llqr.backend import Array, Backend
 from llqr.damping import ConstantDamping, GradientNormDamping
 from llqr.intervals import AdaptiveInterval, scheduled
@@ -45,9 +44,10 @@ def judged(
             "fit, got None; supply it or use a constant damping"
         )
     step = problem.step(problem.inputs(), result.factors)
-    loss, _ = evaluate(tensors.scale(0.0, step))
     new_loss, new_gradient = evaluate(step)
-    better = rule.accepts(backend, used_damping, loss, new_loss, new_gradient)
+    better = rule.accepts(
+        backend, used_damping, problem.model.initial_loss(), new_loss, new_gradient
+    )
     accepted = usable & backend.isfinite(new_loss) & better
     return accepted, rule.adapted(backend, state.smoothness, accepted)
 

@@ -70,11 +70,14 @@ class QuadraticModel:
         """
         if self.loss_here is not None:
             return self.loss_here
-        if self.loss is None:
-            raise ValueError(
-                "the loss at θ needs loss_here or loss, got neither; supply one of them"
-            )
-        return self.loss(tensors.scale(0.0, self.gradient))
+        nowhere = tensors.scale(0.0, self.gradient)
+        if self.loss is not None:
+            return self.loss(nowhere)
+        if self.loss_and_gradient is not None:
+            return self.loss_and_gradient(nowhere)[0]
+        raise ValueError(
+            "the loss at θ needs loss_here, loss or loss_and_gradient, got none; supply one of them"
+        )
 
     def residual(self, step: Tensors) -> Tensors:
         """Return r = g + (C + λI) δ, the gradient of m at δ: one curvature-vector product."""

@@ -91,8 +91,11 @@ def test_the_loss_at_the_parameters_is_evaluated_unless_it_is_known():
     )
     assert model.initial_loss() == 3.0
     assert replace(model, loss_here=np.float64(4.0)).initial_loss() == 4.0
-    with pytest.raises(ValueError, match="loss_here or loss"):
-        replace(model, loss=None).initial_loss()
+    silent = replace(model, loss=None)
+    both = replace(silent, loss_and_gradient=lambda step: (5.0 + step["w"].sum(), step))
+    assert both.initial_loss() == 5.0
+    with pytest.raises(ValueError, match="loss_here, loss or loss_and_gradient"):
+        silent.initial_loss()
 
 
 def test_vector_space_arithmetic(rng):
