@@ -1,6 +1,6 @@
 """Cost, memory and progress of a refresh; what compiling a step costs in JAX.
 
-    python -m benchmarks [cost|memory|solvers|overhead|compilation ...] [--frameworks torch jax]
+    python -m benchmarks [cost|memory|solvers|overhead|gram|compilation ...] [--frameworks torch jax]
         [--networks transformer resnet18]
 
 Prints Markdown tables; ``--json FILE`` also writes the rows. Times are medians over interleaved rounds and
@@ -18,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import overhead, refresh
+from benchmarks import gram, overhead, refresh
 from benchmarks.cases import BATCH
 
-PARTS = ("cost", "memory", "solvers", "overhead", "compilation")
+PARTS = ("cost", "memory", "solvers", "overhead", "gram", "compilation")
 MEMORY_BATCH = {"transformer": 512, "resnet18": 16}
 
 
@@ -43,6 +43,10 @@ def measure(part: str, options: argparse.Namespace) -> Iterable[list[dict[str, A
         for network in options.networks:
             for batch in overhead.BATCHES[network]:
                 yield overhead.overhead(network, batch, options.rounds, options.device)
+        return
+    if part == "gram":  # in torch; JAX takes all at once, so that the program stays small
+        for network in options.networks:
+            yield gram.gram(network, BATCH[network], options.rounds, options.device)
         return
     if part == "compilation":
         if "jax" in options.frameworks:
