@@ -1,9 +1,9 @@
 """What a Gram matrix of directions costs in torch, taken layer by layer and all at once.
 
-Two random directions per layer, as step sizes per layer would have them. Both ways use one linearisation, whose
-making is not measured. The limit by operations counts matrix products: a gradient has three per layer, and a
-forward product one in the layer of the direction and one in each behind it, or two in every layer where it
-takes all.
+Two random directions per layer, as step sizes per layer would have them. Both ways use one linearisation,
+whose making is not measured. The limit by operations counts matrix products: a gradient has three per layer,
+and a forward product one in the layer of the direction and one in each behind it, or two in every layer where
+it takes all.
 """
 
 from __future__ import annotations
