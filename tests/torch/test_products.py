@@ -223,13 +223,14 @@ def test_fisher_of_a_generalised_linear_model_is_its_hessian(metric, loss):
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gram_matrix_is_that_of_the_products(name, chunk_size):
+@pytest.mark.parametrize("curvature", [FISHER, GaussNewton(metric=LossHessian())])
+def test_gram_matrix_is_that_of_the_products(name, curvature, chunk_size):
     """Two directions of every parameter, which name nothing else."""
     model, batch = nets.case(name)
     problem = llqr.torch.linearise(
-        model, nets.cross_entropy, batch, curvature=FISHER, chunk_size=chunk_size
+        model, nets.cross_entropy, batch, curvature=curvature, chunk_size=chunk_size
     )
-    quadratic = quadratic_model(FISHER, problem)
+    quadratic = quadratic_model(curvature, problem)
     pair = [nets.random_direction(model, seed) for seed in range(2)]
 
     def group(name):
