@@ -72,7 +72,7 @@ class TorchLinearisation:
     def jvp(self, direction: Tensors) -> dict[str, Tensor]:
         """Return J_k v for every named output: at most two matrix products per layer.
 
-        Layers before the first parameter that v moves cost nothing, and of it one product.
+        Layers before the first one that v moves cost nothing, and that layer costs one.
         """
         names = self._differentiable()
         with self._pass.active():
@@ -138,13 +138,10 @@ class TorchLinearisation:
 
         What the direction does not name is left out, so that nothing goes through its part of the graph.
         """
-        pairs = [
-            (value, direction[name].to(value.dtype))
-            for name, value in zip(self._function.parameters, values, strict=True)
-            if name in direction
-        ]
-        moved, vectors = map(list, zip(*pairs, strict=True))
-        return moved, inputs, vectors
+        named = zip(self._function.parameters, values, strict=True)
+        moved = {name: value for name, value in named if name in direction}
+        vectors = [direction[name].to(value.dtype) for name, value in moved.items()]
+        return list(moved.values()), inputs, vectors
 
     def _named(self, values: list[Tensor]) -> Tensors:
         return {

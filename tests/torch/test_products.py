@@ -249,6 +249,13 @@ def test_gram_matrix_is_that_of_the_products(name, curvature, chunk_size):
     assert nets.relative_error(gram, expected) < 1e-12
 
 
+def test_a_direction_that_names_nothing_is_zero():
+    model, batch = nets.case("mlp")
+    problem = llqr.torch.linearise(model, nets.cross_entropy, batch, curvature=FISHER)
+    tangent = problem.sum_over_chunks(lambda chunk: chunk.jvp({}))["output"]
+    assert torch.equal(tangent, torch.zeros(6, nets.CLASSES, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("chunk_size", [None, 4])
 def test_loss_and_gradient_at_another_point_leaves_parameters_and_products_alone(chunk_size):
     model, batch = nets.case("recurrent")
