@@ -64,6 +64,11 @@ class Annealing:
         """First annealed step, ≥ 1: the first fit is always made."""
         return max(1, round(self.solved * self.total_steps))
 
+    @property
+    def middle(self) -> int:
+        """First step of its second half."""
+        return (self.start + self.total_steps + 1) // 2
+
     def share(self, step: Any, maximum: Callable[[Any, Any], Any]) -> Any:
         """Return η_t for an annealed step.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llqr import presets, tensors
-from llqr.algoperf.rulesets import FULL_DECAY, SMOOTHING, self_tuning
+from llqr.algoperf.rulesets import SMOOTHING, self_tuning
 from llqr.annealing import NEVER, Annealing
 from llqr.backend import NumpyBackend
 from llqr.config import configure
@@ -228,27 +228,29 @@ class _Workload:
     loss_type = type("LossType", (), {"name": "SOFTMAX_CROSS_ENTROPY"})
 
 
-def test_decay_and_smoothing_of_self_tuning_follow_the_two_parts():
+def test_smoothing_and_what_is_left_to_adam_follow_the_two_parts():
     recipe = self_tuning(_Workload)
     start, share = recipe.annealing.start, recipe.annealing.share
-    assert start == 20
+    assert (start, recipe.annealing.middle) == (20, 60)
     for step in (0, 7, 19):
-        assert recipe.decay(step, np) == pytest.approx(FULL_DECAY / 100 * step / 100, rel=1e-14)
         assert float(recipe.smoothing(step, np)) == SMOOTHING
         assert float(recipe.left_share(step, np)) == 1.0
-    for step in (20, 50, 99, 150):
-        assert recipe.decay(step, np) == pytest.approx(
-            FULL_DECAY / 100 * share(step, max), rel=1e-14
-        )
-        assert float(recipe.smoothing(step, np)) == 0.0
+    for step in (20, 50, 59, 60, 99, 150):
+        assert float(recipe.smoothing(step, np)) == (SMOOTHING if step < 60 else 0.0)
         assert float(recipe.left_share(step, np)) == share(step, max)
+
+
+@pytest.mark.parametrize("total", [2, 3, 70, 101])
+def test_the_middle_is_where_half_of_the_length_is_left(total):
+    rule = Annealing(total_steps=total, warmup=0.0, least=0.0)
+    assert rule.start <= rule.middle <= total
+    assert rule.share(rule.middle, max) <= 0.5 < rule.share(max(rule.start, rule.middle - 1), max)
 
 
 def test_a_traced_step_gives_the_same_numbers():
     jax = pytest.importorskip("jax")
     recipe = self_tuning(_Workload)
-    for name in ("decay", "smoothing", "left_share"):
-        rule = getattr(recipe, name)
+    for rule in (recipe.smoothing, recipe.left_share):
         traced = jax.jit(lambda step, rule=rule: rule(step, jax.numpy))
         for step in (0, 19, 20, 60, 120):
             np.testing.assert_allclose(traced(step), rule(step, np), rtol=1e-6, atol=1e-9)

@@ -1,7 +1,8 @@
-"""Which part of a training batch serves as curvature batch. Written for NumPy, JAX and torch arrays alike.
+"""The examples of a training batch, and which of them serve as curvature batch.
 
-Examples are taken at even distances, the same number from every device's share, so that a batch sharded over
-devices needs no communication and several processes together take the examples one process would.
+Written for NumPy, JAX and torch arrays alike. Examples are taken at even distances, the same number from
+every device's share, so that a batch sharded over devices needs no communication and several processes
+together take the examples one process would.
 """
 
 from __future__ import annotations
@@ -36,6 +37,17 @@ def example_count(batch: Batch) -> int:
             "selection"
         )
     return sizes[0]
+
+
+def epoch_length(workload: Any, batch: Batch, processes: int = 1) -> float:
+    """Return the number of steps in which all training examples are seen once, at least 1.
+
+    Args:
+        workload: for its ``num_train_examples``.
+        batch: of one process.
+        processes: number of processes, each with a batch of this size.
+    """
+    return max(1.0, workload.num_train_examples / (processes * example_count(batch)))
 
 
 def is_sliceable(tree: Any, examples: int) -> bool:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from llqr.algoperf.batches import epoch_length
 from llqr.algoperf.curvature_batches import CurvatureBatch, curvature_batch
 from llqr.algoperf.grouping import too_large
 from llqr.algoperf.jax_curvature import JaxObjective
@@ -61,7 +62,7 @@ class JaxTrainer:
         """Return the optimizer's state."""
         nothing = JaxObjective(workload=self.workload)
         return jax.device_put(
-            self._transformation(params, nothing, None).init(params), self._replicated
+            self._transformation(params, nothing, None, 1.0).init(params), self._replicated
         )
 
     def step(
@@ -93,7 +94,8 @@ class JaxTrainer:
             share = jnp.minimum(1.0, self.recipe.gradient_clip / jnp.maximum(norm, 1e-16))
             gradient = jax.tree.map(lambda leaf: leaf * share, gradient)
         objective, chosen = self._curvature(model_state, batch, outputs)
-        updates, state = self._transformation(params, objective, chosen).update(
+        epoch = epoch_length(self.workload, batch)
+        updates, state = self._transformation(params, objective, chosen, epoch).update(
             gradient, state, params, batch=chosen.cut, full_params=params
         )
         counters = find_states(state)[0].preconditioner
@@ -158,9 +160,12 @@ class JaxTrainer:
         return objective(chosen.whole), chosen
 
     def _transformation(
-        self, params: Any, objective: JaxObjective, chosen: CurvatureBatch | None
+        self, params: Any, objective: JaxObjective, chosen: CurvatureBatch | None, epoch: float
     ) -> optax.GradientTransformationExtraArgs:
-        """Return u = −η (U a + w θ), for one step's curvature batch; None only to make a state."""
+        """Return u = −η (U a + w θ), for one step's curvature batch; None only to make a state.
+
+        ``epoch`` is the number of steps in which all training examples are seen once.
+        """
         recipe = self.recipe
         known = (None, None) if chosen is None else (chosen.likelihood.metric, chosen.plan)
         base = optax.chain(
@@ -184,19 +189,19 @@ class JaxTrainer:
         schedule = recipe.schedule
         return optax.chain(
             direction,
-            self._decay(),
+            self._decay(epoch),
             optax.scale_by_schedule(lambda step: 1.0 if schedule is None else schedule(step, jnp)),
         )
 
-    def _decay(self) -> optax.GradientTransformation:
+    def _decay(self, epoch: float) -> optax.GradientTransformation:
         """Return u ↦ u − w_t θ for the tensors that decay."""
         recipe = self.recipe
 
         def update(updates: Any, step: Any, params: Any = None) -> tuple[Any, Any]:
-            rate = recipe.decay(step, jnp)
+            rate = recipe.decay(step, jnp, epoch)
 
             def one(own: Any, value: Any) -> Any:
-                if value.ndim < recipe.decay_axes:
+                if value.ndim < recipe.decay.axes:
                     return own
                 return own - rate.astype(value.dtype) * value
 

@@ -1,19 +1,21 @@
 """The settings of a submission, and how they become a configuration once shapes are known.
 
-A step is θ ← θ − η_t (U a + w θ): a is Adam's direction, U the preconditioner, w the decoupled weight decay
-and η_t the schedule. :mod:`llqr.algoperf.rulesets` says what the two rulesets make of them.
+A step is θ ← θ − η_t (U a + w_t θ): a is Adam's direction, U the preconditioner, w_t the decoupled weight
+decay (:mod:`llqr.algoperf.decay`) and η_t the schedule. :mod:`llqr.algoperf.rulesets` says what the two
+rulesets make of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import pi
 from types import ModuleType
 from typing import Any
 
 from llqr._checks import check_fraction, check_not_negative, check_positive_int
 from llqr.algoperf.curvatures import fisher
+from llqr.algoperf.decay import AbstractDecay, ConstantDecay
 from llqr.algoperf.grouping import step_sizes
 from llqr.algoperf.planning import LONGEST_PATIENCE, Plan
 from llqr.annealing import Annealing
@@ -70,11 +72,8 @@ class Recipe:
         beta1: Adam's decay of the mean.
         beta2: Adam's decay of the mean square.
         epsilon: Adam's ε.
-        weight_decay: decoupled decay w, in units of η_t.
-        decay_axes: fewest axes of a tensor that decays.
-        decay_ramp: steps over which the decay rises from 0 to w; 0 for none. While a length is annealed, the
-            decay is w times the share of it that is left.
-        label_smoothing: passed to the workload's loss until a length is annealed.
+        decay: decoupled weight decay w_t, in units of η_t.
+        label_smoothing: passed to the workload's loss, until half of the annealing is over if there is one.
         dropout_rate: passed to the workload's model, None for its default.
         gradient_clip: largest norm of the training gradient, None for none.
         structure: a name of :data:`STRUCTURES`.
@@ -90,9 +89,7 @@ class Recipe:
     beta1: float = 0.9
     beta2: float = 0.99
     epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    decay_axes: int = 0
-    decay_ramp: int = 0
+    decay: AbstractDecay = field(default_factory=ConstantDecay)
     label_smoothing: float = 0.0
     dropout_rate: float | None = None
     gradient_clip: float | None = None
@@ -109,7 +106,7 @@ class Recipe:
             check_positive_int("update_interval", self.update_interval)
         for name in ("beta1", "beta2", "label_smoothing"):
             check_fraction(name, getattr(self, name), 0.9)
-        for name in ("base_step", "weight_decay", "output_metric", "refresh_share"):
+        for name in ("base_step", "output_metric", "refresh_share"):
             check_not_negative(name, getattr(self, name), 0.01)
 
     @property
@@ -117,20 +114,10 @@ class Recipe:
         """Does U solve for lengths, rather than keep those of Adam's direction."""
         return self.structure == "span"
 
-    def decay(self, step: Any, numpy: ModuleType) -> Array:
-        """Return w at a step ≥ 0; ``numpy`` is NumPy or ``jax.numpy``."""
-        share = numpy.ones(())
-        if self.decay_ramp > 0:
-            share = numpy.minimum(step / self.decay_ramp, 1.0)
-        if self.annealing is not None:
-            left = self.annealing.share(step, numpy.maximum)
-            share = numpy.where(step < self.annealing.start, share, left)
-        return self.weight_decay * share
-
     def smoothing(self, step: Any, numpy: ModuleType) -> Array:
         """Return the label smoothing at a step ≥ 0; ``numpy`` is NumPy or ``jax.numpy``."""
-        annealed = self.annealing is not None and step >= self.annealing.start
-        return self.label_smoothing * numpy.where(annealed, 0.0, 1.0)
+        over = self.annealing is not None and step >= self.annealing.middle
+        return self.label_smoothing * numpy.where(over, 0.0, 1.0)
 
     def left_share(self, step: Any, numpy: ModuleType) -> Array:
         """Return how much of its length the direction of tensors too large to be fitted keeps."""

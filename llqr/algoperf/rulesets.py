@@ -4,27 +4,27 @@ They differ in what sets the length of a step:
 
 * external tuning: warm-up and cosine from the workload's step hint T times a tuned peak; U keeps the norm of
   Adam's direction per parameter (:func:`llqr.presets.shaped`). For the structure ``"span"`` the rules of
-  self-tuning hold, with tuned numbers in them: η_t is constant, and the decay is in units of 1/T;
+  self-tuning hold, with tuned numbers in them: η_t is constant, and the decay is a factor on self-tuning's;
 * self-tuning: in the first fifth of T, U solves for the length of Adam's direction and of the raw gradient in
   every group of parameters; then one length, measured in the first tenth, falls linearly
   (:mod:`llqr.annealing`), and η_t = 1. What remains is fixed by rules without a workload's name in them. The
-  decay of tensors of two axes or more is 15/T times t/T while lengths are solved for, which is little, then
-  15/T times the share of the length that is left. Softmax losses are smoothed by 0.1 while lengths are solved
-  for, so that the Fisher does not vanish when the network fits its data, and not afterwards.
+  decay of tensors of two axes or more has a memory of forty epochs (:mod:`llqr.algoperf.decay`). Softmax
+  losses are smoothed by 0.1 while lengths are solved for, so that the Fisher does not vanish when the network
+  fits its data, and until the length has fallen to a half, which measures better on validation data than
+  to stop there.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from llqr.algoperf.decay import AnnealedDecay, ConstantDecay
 from llqr.algoperf.likelihoods import loss_name
 from llqr.algoperf.recipes import Recipe, Schedule
 from llqr.annealing import Annealing
 
-FULL_DECAY = 15.0
-"""Largest weight decay of self-tuning, in units of one over the step hint."""
 SMOOTHING = 0.1
-"""Label smoothing of self-tuning, while step sizes are solved for."""
+"""Label smoothing of self-tuning, until the annealed length has fallen to a half."""
 
 
 def self_tuning(workload: Any, hyperparameters: Any = None) -> Recipe:
@@ -36,12 +36,11 @@ def self_tuning(workload: Any, hyperparameters: Any = None) -> Recipe:
     """
     steps = int(workload.step_hint)
     softmax = loss_name(workload.loss_type) == "SOFTMAX_CROSS_ENTROPY"
+    annealing = Annealing(total_steps=steps)
     return Recipe(
-        weight_decay=FULL_DECAY / steps,
-        decay_axes=2,
-        decay_ramp=steps,
+        decay=AnnealedDecay(annealing=annealing),
         label_smoothing=SMOOTHING if softmax else 0.0,
-        annealing=Annealing(total_steps=steps),
+        annealing=annealing,
     )
 
 
@@ -88,13 +87,12 @@ def external_tuning(workload: Any, hyperparameters: Any) -> Recipe:
         "structure": values["structure"],
     }
     if values["structure"] == "span":
+        annealing = Annealing(total_steps=steps)
         return Recipe(
             **common,
             schedule=Schedule(peak=values["learning_rate"]),
-            weight_decay=values["weight_decay"] / steps,
-            decay_axes=2,
-            decay_ramp=steps,
-            annealing=Annealing(total_steps=steps),
+            decay=AnnealedDecay(annealing=annealing, strength=values["weight_decay"]),
+            annealing=annealing,
         )
     return Recipe(
         **common,
@@ -104,6 +102,6 @@ def external_tuning(workload: Any, hyperparameters: Any) -> Recipe:
             total_steps=steps,
         ),
         base_step=1.0,
-        weight_decay=values["weight_decay"],
+        decay=ConstantDecay(rate=values["weight_decay"]),
         update_interval=values["update_interval"],
     )

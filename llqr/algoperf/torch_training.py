@@ -14,6 +14,7 @@ import torch
 import torch.distributed.nn
 from torch import Tensor, nn
 
+from llqr.algoperf.batches import epoch_length
 from llqr.algoperf.curvature_batches import CurvatureBatch, curvature_batch
 from llqr.algoperf.grouping import too_large
 from llqr.algoperf.likelihoods import Likelihood, specification
@@ -67,7 +68,11 @@ class TorchTrainer:
         loss, outputs, model_state = self._loss(model, model_state, batch, rng)
         loss.backward()
         norm = self._clipped_gradient_norm()
-        self._update(self._curvature(batch, outputs) if self.optimizer.fit_is_due else None)
+        epoch = epoch_length(self.workload, batch, world_size())
+        self._update(
+            self._curvature(batch, outputs) if self.optimizer.fit_is_due else None,
+            float(self.recipe.decay(self.steps, np, epoch)),
+        )
         self.steps += 1
         return model_state, {"loss": loss.detach(), "grad_norm": norm}
 
@@ -148,8 +153,8 @@ class TorchTrainer:
         return norm
 
     @torch.no_grad()
-    def _update(self, chosen: CurvatureBatch | None) -> None:
-        """θ ← θ − η (U a + w θ), after a refresh if there is a curvature batch."""
+    def _update(self, chosen: CurvatureBatch | None, decay: float) -> None:
+        """θ ← θ − η (U a + w θ), w = ``decay``, after a refresh if there is a curvature batch."""
         piece = None
         if chosen is not None:
             # What depends on the batch's shapes.
@@ -157,7 +162,7 @@ class TorchTrainer:
                 self._names, chosen.likelihood.metric, chosen.plan
             )
             piece = {**chosen.cut, WHOLE: Whole(chosen.whole)}
-        schedule, decay = self.recipe.schedule, float(self.recipe.decay(self.steps, np))
+        schedule = self.recipe.schedule
         rate = 1.0 if schedule is None else float(schedule(self.steps, np))
         moves = rate != 1.0 or decay != 0.0
         old = [value.detach().clone() for value in self._parameters] if moves else []
@@ -169,7 +174,7 @@ class TorchTrainer:
             self.left.step()
         if moves:
             torch._foreach_lerp_(self._parameters, old, 1.0 - rate)
-            least = self.recipe.decay_axes
+            least = self.recipe.decay.axes
             decayed = [
                 pair for pair in zip(self._parameters, old, strict=True) if pair[0].ndim >= least
             ]

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from llqr.algoperf import planning
-from llqr.algoperf.rulesets import FULL_DECAY, external_tuning
+from llqr.algoperf.decay import RISE
+from llqr.algoperf.rulesets import external_tuning
 from llqr.algoperf.torch_training import TorchTrainer
 from llqr.jax.state import find_states
 from tests.submissions import tiny
@@ -183,7 +184,7 @@ def test_a_tensor_that_is_too_large_gets_the_plain_base_step(framework, monkeypa
     losses, params, state = train("self_tuning", framework, "squared", 2)
     assert counters(state)["fits"] >= 1 and losses[0] > 0
     start = tiny.initial_parameters()["dense_0"]["kernel"]
-    decayed = (1.0 - FULL_DECAY / tiny.JaxTiny.step_hint**2) * start
+    decayed = (1.0 - RISE / tiny.JaxTiny.step_hint**2) * start
     # Two steps of Adam of length 1e-3 with about equal signs, no entry further than that.
     moved = np.abs(params["dense_0"]["kernel"] - decayed)
     assert 1e-3 < moved.max() <= 2.1e-3

@@ -97,6 +97,7 @@ def make_batch(kind, examples, seed=0, dtype=np.float32):
 
 class _Workload:
     step_hint = 100
+    num_train_examples = 400
     metrics_logger = None
 
     def __init__(self, kind="softmax", *, statistics=True, dtype=np.float32):
