@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             save_checkpoints=chosen.checkpoints,
             processes=chosen.processes_per_trial,
         )
+        report.check_reference((spec.submission for spec in specs), chosen.reference)
         with comparison.claim(chosen.out) as lock:
             engine = options.make_engine(chosen, lock)
             found = comparison.complete(

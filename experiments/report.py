@@ -1,6 +1,6 @@
 """Writes the report of a comparison: ``report.html``, ``report.md`` and the PNGs in ``figures/``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments import page, plots, summary, tables
@@ -69,9 +69,23 @@ def _reference(found: Sequence[Entry], reference: str | None, subject: str) -> s
     if reference is None:
         others = [label for label in labels if not label.startswith(subject)]
         return (others or labels)[0]
-    if reference not in labels:
-        raise ExperimentError(f"reference must be one of {', '.join(labels)}, got {reference!r}")
+    check_reference(labels, reference)
     return reference
+
+
+def check_reference(labels: Iterable[str], reference: str | None) -> None:
+    """Raise if a reference is none of the labels; None is the default and always there.
+
+    Args:
+        labels: of submissions.
+        reference: label that ratios shall be to.
+
+    Raises:
+        ExperimentError: for an unknown reference.
+    """
+    known = list(dict.fromkeys(labels))
+    if reference is not None and reference not in known:
+        raise ExperimentError(f"reference must be one of {', '.join(known)}, got {reference!r}")
 
 
 def _sections(

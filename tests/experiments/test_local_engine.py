@@ -161,6 +161,10 @@ def test_the_command_reports_and_explains(tmp_path, capsys):
     assert "--timeout must be positive" in capsys.readouterr().err
     assert main([*flags, "--out", str(tmp_path / "out"), "--clock", "process"]) == 2
     assert "it needs --cpu" in capsys.readouterr().err
+    # Before any trial is run.
+    assert main([*flags, "--out", str(tmp_path / "other"), "--reference", "adam"]) == 2
+    assert "reference must be one of working, got 'adam'" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
