@@ -132,10 +132,10 @@ def test_variants_train_and_identity_is_adamw():
         (loss["summed"] / loss["n_valid_examples"]).backward()
         before = [value.detach().clone() for value in model.parameters()]
         adam.step()
-        rate = float(recipe.schedule(step, np))
+        rate, decay = float(recipe.schedule(step, np)), float(recipe.decay(step, np, 1.0))
         with torch.no_grad():
             for value, old in zip(model.parameters(), before, strict=True):
-                value.copy_(old + rate * (value - old) - rate * recipe.weight_decay * old)
+                value.copy_(old + rate * (value - old) - rate * decay * old)
     for name, value in model.named_parameters():
         np.testing.assert_allclose(found["identity"][name], value.detach(), rtol=1e-4, atol=1e-6)
 
