@@ -89,7 +89,7 @@ class AnnealedDecay:
     def __call__(self, step: Any, numpy: ModuleType, epoch: Any) -> Array:
         """Return w_t."""
         total = self.annealing.total_steps
-        rising = RISE * step / total**2
+        rising = RISE / total * (step / total)  # T² would not fit into 32 bits
         longest = numpy.clip(1.0 / (MEMORY * epoch), LEAST / total, MOST / total)
         left = self.annealing.share(step, numpy.maximum)
         return self.strength * numpy.where(step < self.annealing.start, rising, longest * left)
