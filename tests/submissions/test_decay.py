@@ -81,4 +81,6 @@ def test_a_traced_step_gives_the_same_numbers(total):
     for rule in (AnnealedDecay(annealing=Annealing(total_steps=total)), ConstantDecay(rate=0.1)):
         traced = jax.jit(lambda step, rule=rule: rule(step, jax.numpy, 2.0))
         for step in (0, total // 50, total // 5, total // 2, 2 * total):
-            np.testing.assert_allclose(traced(step), rule(step, np, 2.0), rtol=1e-6, atol=1e-12)
+            np.testing.assert_allclose(
+                traced(np.int32(step)), rule(step, np, 2.0), rtol=1e-6, atol=1e-12
+            )
