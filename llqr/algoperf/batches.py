@@ -46,6 +46,9 @@ def epoch_length(workload: Any, batch: Batch, processes: int = 1) -> float:
         workload: for its ``num_train_examples``.
         batch: of one process.
         processes: number of processes, each with a batch of this size.
+
+    Raises:
+        ValueError: for a batch without targets or examples.
     """
     return max(1.0, workload.num_train_examples / (processes * example_count(batch)))
 
