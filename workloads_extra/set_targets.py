@@ -12,16 +12,18 @@ The procedure is AlgoPerf's on a small scale, with NadamW under warm-up and cosi
    least `SHORTEST_RUNTIME`, so that a slower machine or method has a chance; ``eval_period_sec`` is its
    hundredth.
 
-Everything but the times is a function of the command: evaluations are made at fixed steps.
+Everything but the times is a function of the command: evaluations are made at fixed steps. With
+``--journal FILE`` every finished run is kept there, and the same command started again goes on from there.
 """
 
 import argparse
+import functools
 import json
 import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ BUDGETS = {
     "digits_autoencoder": 2000,
     "digits_conv": 600,
     "char_lm": 1000,
-    "grokking": 10000,
+    "grokking": 3000,
 }
 """Steps of the baseline, by base workload."""
 
@@ -74,15 +76,54 @@ class Outcome:
     seconds: float
 
 
+class Journal:
+    """Finished runs, kept in a file so that an interrupted command need not repeat them.
+
+    Args:
+        path: of the file; None to keep nothing.
+
+    Raises:
+        ValueError: if the file is there and is something else.
+    """
+
+    def __init__(self, path: Path | None):
+        self._path = path
+        self._runs: dict[str, dict[str, Any]] = {}
+        if path is None or not path.exists():
+            return
+        try:
+            self._runs = read_json(path)
+            for run in self._runs.values():
+                Outcome(**run)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not a journal of this command: {error}") from error
+
+    def outcome(self, run: dict[str, Any], make: Callable[[], Outcome]) -> Outcome:
+        """Return the outcome of a run, from the file if it is there.
+
+        Args:
+            run: everything that the outcome depends on but the code.
+            make: makes the run.
+        """
+        key = json.dumps(run, sort_keys=True)
+        if key not in self._runs:
+            self._runs[key] = vars(make())
+            if self._path is not None:
+                write_json(self._path, self._runs)
+        return Outcome(**self._runs[key])
+
+
 class Baseline:
     """Runs NadamW on one workload.
 
     Args:
         name: of the workload.
         framework: ``jax`` or ``pytorch``.
+        journal: keeps finished runs; none by default.
     """
 
-    def __init__(self, name: str, framework: str):
+    def __init__(self, name: str, framework: str, journal: Journal | None = None):
+        self._name, self._journal = name, journal or Journal(None)
         self._workload = registry.make_workload(name, framework)
         self._framework = framework
         self._submission: Submission = load_submission(
@@ -112,6 +153,19 @@ class Baseline:
         Returns:
             The outcome.
         """
+        settings = {
+            "workload": self._name,
+            "framework": self._framework,
+            "batch_size": self.batch_size,
+            "budget": self.steps,
+            "hyperparameters": hyperparameters._asdict(),
+            "seed": seed,
+            "max_steps": max_steps,
+        }
+        return self._journal.outcome(settings, lambda: self._run(hyperparameters, seed, max_steps))
+
+    def _run(self, hyperparameters: Any, seed: int, max_steps: int) -> Outcome:
+        """Train; see `run`."""
         data_rng, model_rng, optimizer_rng, eval_rng = rng.split(
             rng.make_rng(self._framework, seed), 4
         )
@@ -194,7 +248,9 @@ class Baseline:
         return chosen
 
 
-def set_targets(name: str, framework: str, trials: int, repeats: int, seed: int) -> dict[str, Any]:
+def set_targets(
+    name: str, framework: str, trials: int, repeats: int, seed: int, journal: Journal
+) -> dict[str, Any]:
     """Return the entry of a workload.
 
     Args:
@@ -203,14 +259,15 @@ def set_targets(name: str, framework: str, trials: int, repeats: int, seed: int)
         trials: points of the search space to try.
         repeats: seeds of the best point.
         seed: of the tuning; the repeats use the following ones.
+        journal: keeps finished runs.
 
     Returns:
         Targets, budget, and how they came about.
     """
-    baseline = Baseline(name, framework)
+    baseline = Baseline(name, framework, journal)
     _assume_budget(name, baseline.steps)
     points = load_trials(str(SEARCH_SPACE), trials, seed)
-    point = baseline.tune(points, seed, print)
+    point = baseline.tune(points, seed, functools.partial(print, flush=True))
     outcomes = [baseline.run(point, seed + 1 + index, baseline.steps) for index in range(repeats)]
     print(*(f"  repeat {outcome}" for outcome in outcomes), sep="\n", flush=True)
     runtime = max(SLACK * max(outcome.seconds for outcome in outcomes), SHORTEST_RUNTIME)
@@ -280,13 +337,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--journal", type=Path, help="file that keeps finished runs; not valid for other code"
+    )
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in registry.WORKLOADS]
     if unknown:
         parser.error(registry.unknown_workload(unknown[0]))
+    try:
+        journal = Journal(options.journal)
+    except ValueError as error:
+        parser.error(str(error))
     for name in options.names:
         print(name, flush=True)
-        entry = set_targets(name, options.framework, options.trials, options.repeats, options.seed)
+        entry = set_targets(
+            name, options.framework, options.trials, options.repeats, options.seed, journal
+        )
         content = read_json(targets.PATH)
         content["workloads"][name] = entry
         write_json(targets.PATH, content)

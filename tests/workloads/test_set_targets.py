@@ -55,6 +55,42 @@ def test_a_stated_target_is_kept(small_file):
     assert entry["test_target"] <= min(run["test"] for run in entry["procedure"]["repeats"])
 
 
+def test_an_interrupted_command_repeats_no_finished_run(small_file, tmp_path, monkeypatch):
+    journal = f"--journal={tmp_path / 'journal.json'}"
+    train, runs = set_targets.Baseline._run, []
+
+    def counted(self, *arguments):
+        runs.append(arguments)
+        if len(runs) == 4:
+            raise KeyboardInterrupt
+        return train(self, *arguments)
+
+    assert command("rosenbrock") == 0
+    undisturbed = json.loads(small_file.read_text())["workloads"]["rosenbrock"]
+    monkeypatch.setattr(set_targets.Baseline, "_run", counted)
+    with pytest.raises(KeyboardInterrupt):
+        command("rosenbrock", journal)
+    assert command("rosenbrock", journal) == 0
+    assert len(runs) == 1 + 2 + 3  # the interrupted run, two trials and three repeats
+    resumed = json.loads(small_file.read_text())["workloads"]["rosenbrock"]
+    assert without_times(resumed) == without_times(undisturbed)
+
+
+def without_times(entry):
+    repeats = [{**run, "seconds": None} for run in entry["procedure"]["repeats"]]
+    return {**entry, "procedure": {**entry["procedure"], "repeats": repeats}}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"run": {"step": 1}}'])
+def test_a_file_that_is_no_journal_is_refused(tmp_path, capsys, content):
+    path = tmp_path / "journal.json"
+    path.write_text(content)
+    with pytest.raises(SystemExit):
+        command("rosenbrock", f"--journal={path}")
+    assert "is not a journal" in capsys.readouterr().err
+    assert path.read_text() == content
+
+
 def test_unknown_workloads_are_refused(capsys):
     with pytest.raises(SystemExit):
         command("digit")
