@@ -11,9 +11,11 @@ from collections.abc import Mapping
 
 from llqr import fitting
 from llqr._checks import check_arrays
+from llqr.annealing import Annealing
 from llqr.averaging import average
 from llqr.backend import Array, Backend, Tensors
 from llqr.damping import GradientNormDamping
+from llqr.lengths import Lengths, beyond, unmeasured, with_another
 from llqr.quadratic import QuadraticModel
 from llqr.reach import reaches, shortened, unbounded
 from llqr.safeguards import finite_or, grafted
@@ -87,8 +89,7 @@ class Preconditioner:
             interval=zero + 1,
             smoothness=self.backend.asarray(gamma, one),
             ridge=self.backend.asarray(self.config.inner_solver.initial_ridge, one),
-            length=self.backend.asarray(1.0, one),
-            lengths=zero,
+            lengths=unmeasured(self.backend, [block.name for block in self.blocks], number),
             reach={block.name: unbounded(self.backend, number) for block in self.blocks},
             last_fit=FitReport(
                 status=zero,
@@ -154,9 +155,9 @@ class Preconditioner:
         taken = backend.where(accepted, one, zero)
         steps, useless = fitting.interval(backend, config, state, result)
         next_fit = state.step + backend.where(accepted, steps, one)
+        lengths = self._measured(state, damped, sources, result, next_fit)
         if config.annealing is not None:
             next_fit = config.annealing.next_fit(backend, next_fit)
-        length, lengths = self._measured(state, damped, sources, result)
         averaged = average(backend, config, state, result.factors, replace=useless)
         factors = backend.select(accepted, averaged, state.factors)
         return state._replace(
@@ -168,7 +169,6 @@ class Preconditioner:
             interval=backend.where(accepted, steps, one),
             smoothness=smoothness,
             ridge=state.ridge if result.ridge is None else result.ridge,
-            length=length,
             lengths=lengths,
             last_fit=FitReport(
                 status=result.status,
@@ -186,7 +186,7 @@ class Preconditioner:
     def precondition(
         self, state: PreconditionerState, sources: Mapping[str, Tensors]
     ) -> tuple[Tensors, PreconditionerState]:
-        """Return U x for every parameter, or, once annealing has begun, a multiple of x.
+        """Return U x for every parameter, or, once annealing has begun, multiples of x.
 
         U x is no longer than ``config.growth`` allows, and a block whose U x is not finite returns its input.
 
@@ -203,9 +203,7 @@ class Preconditioner:
             return self._guarded(state, sources)
 
         def annealed(before: PreconditionerState) -> tuple[Tensors, PreconditionerState]:
-            length = rule.length(backend, before.length, before.step)
-            plain = {name: sources["input"][name] for name in self.shapes}
-            return {k: backend.asarray(length, x) * x for k, x in plain.items()}, before
+            return self._annealed(rule, before, sources["input"]), before
 
         begun = state.step >= rule.start
         return backend.cond(begun, annealed, lambda before: self._guarded(before, sources), state)
@@ -283,22 +281,41 @@ class Preconditioner:
         found = reaches(self.backend, self._applied(factors, sources))
         return {block.name: value for block, value in zip(self.blocks, found, strict=True)}
 
+    def _annealed(self, rule: Annealing, state: PreconditionerState, plain: Tensors) -> Tensors:
+        """Return c_g η_t x for every parameter of every block g."""
+        backend = self.backend
+        share = rule.share(backend.asarray(state.step, state.lengths.common), backend.maximum)
+        result: Tensors = {}
+        for block in self.blocks:
+            length = state.lengths.of(backend, block.name) * share
+            for name in block.parameters:
+                result[name] = backend.asarray(length, plain[name]) * plain[name]
+        return {name: result[name] for name in self.shapes}
+
     def _measured(
         self,
         state: PreconditionerState,
         model: QuadraticModel,
         sources: Mapping[str, Tensors],
         result: SolverResult,
-    ) -> tuple[Array, Array]:
-        """Return the mean length for an annealing, and the number of fits that it is of."""
-        rule, kept = self.config.annealing, (state.length, state.lengths)
+        next_fit: Array,
+    ) -> Lengths:
+        """Return the lengths of an annealing with those of this fit, which serves until the next."""
+        rule, backend = self.config.annealing, self.backend
         if rule is None:
-            return kept
+            return state.lengths
+        until = backend.integer(rule.measured_until, state.step)
 
-        def measured(before: tuple[Array, Array]) -> tuple[Array, Array]:
+        def measured(before: Lengths) -> Lengths:
             along = (result.along or {}).get(self.config.apply_to)
             if along is None:
                 along = model.along(sources["input"])
-            return rule.mean(self.backend, *before, along, result.noise)
+            plain = [block.join(backend, sources["input"]) for block in self.blocks]
+            norms = backend.norms(self._applied(result.factors, sources)), backend.norms(plain)
+            kappa = beyond(backend, result.noise, rule.noise_weight, before.common)
+            served = backend.where(next_fit < until, next_fit, until) - state.step
+            return with_another(
+                backend, before, along, kappa, [block.name for block in self.blocks], norms, served
+            )
 
-        return self.backend.cond(rule.measures(state.step), measured, lambda before: before, kept)
+        return backend.cond(state.step < until, measured, lambda before: before, state.lengths)

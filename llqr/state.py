@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from llqr.backend import Array
+from llqr.lengths import Lengths
 from llqr.structures.blocks import BlockFactors
 
 
@@ -47,8 +48,7 @@ class PreconditionerState(NamedTuple):
         interval: steps between fits of an adaptive interval.
         smoothness: γ of gradient-normalized damping.
         ridge: ρ of an adaptive ridge.
-        length: c of an annealing, the mean so far; 1 before the first (:mod:`llqr.annealing`).
-        lengths: number of those in it.
+        lengths: those of an annealing, as measured so far (:mod:`llqr.lengths`).
         reach: ‖U x‖ of every block at its last fit, by block name (:mod:`llqr.reach`).
         last_fit: numbers of the last fit.
     """
@@ -62,7 +62,6 @@ class PreconditionerState(NamedTuple):
     interval: Array
     smoothness: Array
     ridge: Array
-    length: Array
-    lengths: Array
+    lengths: Lengths
     reach: dict[str, Array]
     last_fit: FitReport

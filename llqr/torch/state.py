@@ -7,15 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from llqr.lengths import Lengths
 from llqr.preconditioner import FitReport, Preconditioner, PreconditionerState
 from llqr.torch.distributed import ProcessGroup, from_first_process
 
-VERSION = 4
+VERSION = 5
 KEY = "llqr"
 """Where this state stands beside the base optimizer's ``"state"`` and ``"param_groups"``."""
 
-_COUNTERS = ("step", "next_fit", "fits", "rejected", "fallbacks", "interval", "lengths")
-_NUMBERS = ("smoothness", "ridge", "length")
+_COUNTERS = ("step", "next_fit", "fits", "rejected", "fallbacks", "interval")
+_NUMBERS = ("smoothness", "ridge")
 
 
 def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: int) -> dict:
@@ -29,7 +30,12 @@ def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: in
         },
         "counters": {name: int(getattr(state, name)) for name in _COUNTERS} | {"skipped": skipped},
         "numbers": {name: getattr(state, name).detach().clone() for name in _NUMBERS},
-        "reach": {block: value.detach().clone() for block, value in state.reach.items()},
+        "reach": _copied(state.reach),
+        "lengths": {
+            "common": state.lengths.common.detach().clone(),
+            "steps": int(state.lengths.steps),
+            "own": _copied(state.lengths.own),
+        },
         "last_fit": {name: value.clone() for name, value in state.last_fit._asdict().items()},
     }
 
@@ -83,6 +89,7 @@ def unpack(
             for name, value in own["last_fit"].items()
         }
     )
+    lengths = own["lengths"]
     state = PreconditionerState(
         factors={
             block: {name: number(factor, like).clone() for name, factor in factors.items()}
@@ -90,6 +97,11 @@ def unpack(
         },
         last_fit=last_fit,
         reach={block: number(value, like).clone() for block, value in own["reach"].items()},
+        lengths=Lengths(
+            common=number(lengths["common"], like).clone(),
+            steps=integer(lengths["steps"], like),
+            own={block: number(value, like).clone() for block, value in lengths["own"].items()},
+        ),
         **{name: number(own["numbers"][name], like).clone() for name in _NUMBERS},
         **{name: integer(counters[name], like) for name in _COUNTERS},
     )
@@ -113,6 +125,14 @@ def carry_over(
     return fresh._replace(
         factors={**fresh.factors, **kept},
         reach={**fresh.reach, **{block: state.reach[block].to(like) for block in kept}},
+        lengths=Lengths(
+            common=state.lengths.common.to(like),
+            steps=preconditioner.backend.integer(state.lengths.steps, like),
+            own={
+                **fresh.lengths.own,
+                **{block: state.lengths.own[block].to(like) for block in kept},
+            },
+        ),
         last_fit=FitReport(
             *(v.to(like) if v.is_floating_point() else v.to(like.device) for v in state.last_fit)
         ),
@@ -125,9 +145,17 @@ def in_all_processes(
     fitted: PreconditionerState, group: ProcessGroup | None
 ) -> PreconditionerState:
     """Return the first process's state: rounding may differ between machines."""
-    values = fitted._asdict() | {"last_fit": fitted.last_fit._asdict()}
+    values = fitted._asdict() | {
+        "last_fit": fitted.last_fit._asdict(),
+        "lengths": fitted.lengths._asdict(),
+    }
     same = from_first_process(values, group)
-    return PreconditionerState(**same | {"last_fit": FitReport(**same["last_fit"])})
+    nested = {"last_fit": FitReport(**same["last_fit"]), "lengths": Lengths(**same["lengths"])}
+    return PreconditionerState(**same | nested)
+
+
+def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {block: value.detach().clone() for block, value in values.items()}
 
 
 def _keys(saved: Any) -> str:

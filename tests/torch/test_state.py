@@ -46,8 +46,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, apply_to, s
 def test_a_run_resumed_before_its_annealing_equals_an_uninterrupted_one(apply_to):
     rule = Annealing(total_steps=10, solved=0.5, measured=0.4)
     (state, *_) = check_resumed("adam", apply_to=apply_to, annealing=rule)
-    assert state["llqr"]["counters"]["lengths"] == 2
-    assert float(state["llqr"]["numbers"]["length"]) not in (0.0, 1.0)
+    lengths = state["llqr"]["lengths"]
+    assert lengths["steps"] == rule.measured_until == 5
+    assert float(lengths["common"]) not in (0.0, 1.0)
+    assert 1.0 not in [float(value) for value in lengths["own"].values()]
 
 
 def check_resumed(base, **settings):
@@ -177,7 +179,7 @@ def broken(kind):
     ("kind", "message"),
     [
         ("base", r'must hold the key "llqr", got .*base_optimizer\.load_state_dict'),
-        ("version", "must have version 4, got 99"),
+        ("version", "must have version 5, got 99"),
         ("shape", r"factors of block '0\.bias' must have shapes .*\(6,\).* got .*\(2,\)"),
         ("groups", "different number of parameter groups"),
     ],

@@ -1,0 +1,96 @@
+"""The lengths of an annealing: means over steps, and how far a block's may be from that of all."""
+
+import numpy as np
+import pytest
+
+from llqr.lengths import BOUND, beyond, unmeasured, with_another
+from tests import backends
+
+BLOCKS = ["b", "a", "c"]
+WEIGHT = 4.0
+
+
+def measured(backend, to, fits, names=None):
+    """Means over fits, each (⟨x, g⟩ and ⟨x, Cx⟩, ν, norms of U x and of x, steps)."""
+    like = to(np.array(1.0))
+    lengths = unmeasured(backend, names or BLOCKS, like)
+    for along, noise, solved, plain, steps in fits:
+        noise = None if noise is None else to(np.array(noise))
+        lengths = with_another(
+            backend,
+            lengths,
+            tuple(to(np.array(x)) for x in along),
+            beyond(backend, noise, WEIGHT, like),
+            BLOCKS,
+            (to(np.array(solved)), to(np.array(plain))),
+            backend.integer(steps, like),
+        )
+    return lengths
+
+
+NOISES = {0.0: 1.0, 0.1: 1.4, 0.25: 2.0, 0.9: 2.0, None: 1.5, np.nan: 2.0}
+
+
+@pytest.mark.parametrize("framework", backends.BACKENDS)
+def test_means_are_over_steps_and_leave_out_what_is_no_length(rng, framework):
+    backend, to, back = backends.make(framework)
+    slopes, curvatures = rng.uniform(0.1, 5.0, (2, 6))
+    solved, plain = rng.uniform(0.1, 5.0, (2, 6, 3))
+    steps = [1, 4, 2, 9, 1, 3]
+    good = list(
+        zip(zip(slopes, curvatures, strict=True), NOISES, solved, plain, steps, strict=True)
+    )
+    bad = [
+        (pair, noise, solved[0], plain[0], 5)
+        for noise in (0.1, None)
+        for pair in [
+            (1.0, 0.0),
+            (0.0, 1.0),
+            (-1.0, 2.0),
+            (1.0, -2.0),
+            (np.nan, 1.0),
+            (1.0, np.nan),
+            (np.inf, 1.0),
+        ]
+    ]
+    lengths = measured(backend, to, [*bad, *good, *bad])
+    assert int(lengths.steps) == sum(steps)
+    lone = slopes / curvatures
+    logs = np.log(list(NOISES.values()) * lone)
+    common = np.exp(np.average(logs, weights=steps))
+    np.testing.assert_allclose(back(lengths.common), common, rtol=1e-13)
+    own = np.average(solved / plain / lone[:, None], axis=0, weights=steps)
+    for block, expected in zip(BLOCKS, own, strict=True):
+        np.testing.assert_allclose(back(lengths.own[block]), expected, rtol=1e-13)
+        length = common * np.clip(np.sqrt(expected), 1.0 / BOUND, BOUND)
+        np.testing.assert_allclose(back(lengths.of(backend, block)), length, rtol=1e-13)
+
+
+@pytest.mark.parametrize("framework", backends.BACKENDS)
+def test_a_block_is_within_the_bound_of_all(framework):
+    backend, to, back = backends.make(framework)
+    one_fit = ((2.0, 1.0), 0.0, [0.0, 8.0, 1e6], [1.0, 1.0, 1.0], 3)
+    lengths = measured(backend, to, [one_fit])
+    found = [float(back(lengths.of(backend, block))) for block in BLOCKS]
+    np.testing.assert_allclose(found, [2.0 / BOUND, 2.0 * np.sqrt(8.0 / 2.0), 2.0 * BOUND])
+
+
+@pytest.mark.parametrize("framework", backends.BACKENDS)
+def test_a_block_without_an_input_or_a_finite_step_has_the_length_of_all(framework):
+    backend, to, back = backends.make(framework)
+    one_fit = ((2.0, 1.0), 0.0, [0.0, np.nan, np.inf], [0.0, 1.0, 1.0], 3)
+    lengths = measured(backend, to, [one_fit])
+    assert [float(back(lengths.of(backend, block))) for block in BLOCKS] == [2.0] * 3
+
+
+def test_the_order_in_which_a_state_holds_blocks_does_not_matter():
+    """A traced dictionary comes back sorted."""
+    backend, to, _ = backends.make("numpy")
+    fits = [((2.0, 1.0), 0.1, [1.0, 2.0, 3.0], [0.5, 0.6, 0.7], 3)] * 2
+    assert measured(backend, to, fits).own == measured(backend, to, fits, sorted(BLOCKS)).own
+
+
+def test_before_the_first_fit_every_length_is_one():
+    backend, to, _ = backends.make("numpy")
+    lengths = unmeasured(backend, BLOCKS, to(np.array(1.0)))
+    assert [lengths.of(backend, block) for block in BLOCKS] == [1.0] * 3
