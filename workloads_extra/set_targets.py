@@ -4,10 +4,12 @@ The procedure is AlgoPerf's on a small scale, with NadamW under warm-up and cosi
 
 1. Tune: run the baseline for the workload's budget of steps at ``--trials`` points of the search space and
    keep the point with the best validation metric. Where the validation target is stated (grokking: 99 %
-   accuracy), keep the one that is there in the fewest steps.
-2. Repeat: run that point with ``--repeats`` other seeds.
+   accuracy), keep the one that is there at the earliest evaluation, the first of several.
+2. Repeat: run that point with ``--repeats`` other seeds. Where most of them miss a stated target the point
+   was lucky, and the next best takes its place.
 3. The validation target is the median over the repeats of their best validation metric, the test target the
-   worst test metric at those evaluations. No target on a loss is below what float32 resolves.
+   worst test metric at those evaluations (of the repeats that reach a stated target). No target on a loss is
+   below what float32 resolves.
 4. ``step_hint`` is the budget of steps. ``max_runtime_sec`` is `SLACK` times what the budget took here, at
    least `SHORTEST_RUNTIME`, so that a slower machine or method has a chance; ``eval_period_sec`` is its
    hundredth.
@@ -76,6 +78,10 @@ class Outcome:
     seconds: float
 
 
+class NotReachedError(Exception):
+    """The baseline does not reach a stated target."""
+
+
 class Journal:
     """Finished runs, kept in a file so that an interrupted command need not repeat them.
 
@@ -131,6 +137,7 @@ class Baseline:
         )
         base = registry.base_name(name)
         self.steps = OWN_BUDGETS.get(name, BUDGETS[base])
+        self.period = max(self.steps // EVALUATIONS, 1)
         self.batch_size = self._submission.get_batch_size(base)
         self.stated_target = STATED_TARGETS.get(base)
         self.minimise = self._workload.target_metric_name == "loss"
@@ -175,7 +182,7 @@ class Baseline:
         state = submission.init_optimizer_state(
             workload, params, model_state, hyperparameters, optimizer_rng
         )
-        best, period, evaluating = None, max(self.steps // EVALUATIONS, 1), 0.0
+        best, evaluating = None, 0.0
         start = time.perf_counter()
         for step in range(1, max_steps + 1):
             state, params, model_state = submission.update_params(
@@ -191,7 +198,7 @@ class Baseline:
                 step - 1,
                 rng.fold_in(optimizer_rng, step),
             )
-            if step % period == 0 or step == max_steps:
+            if step % self.period == 0 or step == max_steps:
                 before = time.perf_counter()
                 found = self._evaluate(params, model_state, eval_rng, step)
                 evaluating += time.perf_counter() - before
@@ -200,9 +207,7 @@ class Baseline:
                     if best is None or self.better(found.validation, best.validation)
                     else best
                 )
-                if self.stated_target is not None and not self.better(
-                    self.stated_target, best.validation
-                ):
+                if self.stated_target is not None and self.reaches(best):
                     break
         seconds = (time.perf_counter() - start - evaluating) * self.steps / step
         return Outcome(**{**vars(best), "seconds": seconds})
@@ -220,32 +225,52 @@ class Baseline:
             seconds=0.0,
         )
 
-    def tune(self, points: Sequence[Any], seed: int, report: Any) -> Any:
-        """Return the best of some points of the search space.
+    def reaches(self, outcome: Outcome) -> bool:
+        """Return whether a run reached the stated target; always where none is stated."""
+        target = self.stated_target
+        return target is None or not self.better(target, outcome.validation)
+
+    def tune(self, points: Sequence[Any], seed: int, report: Callable[[str], None]) -> list[Any]:
+        """Return the points of the search space that were the best so far, the best first.
 
         Args:
             points: hyperparameters to try.
             seed: of data and model, the same for all.
             report: called with a line of text after every run.
-
-        Returns:
-            The best point.
         """
-        chosen, best, limit = None, None, self.steps
+        chosen, best, limit = [], None, self.steps
         for number, point in enumerate(points, start=1):
             outcome = self.run(point, seed, limit)
-            reached = self.stated_target is not None and not self.better(
-                self.stated_target, outcome.validation
-            )
-            if best is None or reached or self.better(outcome.validation, best.validation):
-                chosen, best = point, outcome
-            if reached:
-                # A later point has to be there earlier.
-                limit = max(outcome.step - 1, 1)
+            stated = self.stated_target is not None and self.reaches(outcome)
+            if best is None or stated or self.better(outcome.validation, best.validation):
+                chosen, best = [point, *chosen], outcome
+            if stated:
+                # A later point has to be there at an earlier evaluation.
+                limit = outcome.step - self.period
             report(f"  {number}/{len(points)} {outcome} {point}")
-            if limit == 1:
+            if limit < 1:
                 break
         return chosen
+
+    def repeat(self, points: Sequence[Any], seeds: Sequence[int]) -> tuple[Any, list[Outcome]]:
+        """Return the first point whose runs mostly reach a stated target, and its runs.
+
+        Args:
+            points: hyperparameters, the best first.
+            seeds: of data and model, one per run.
+
+        Raises:
+            NotReachedError: if there is none.
+        """
+        for point in points:
+            outcomes = [self.run(point, seed, self.steps) for seed in seeds]
+            print(*(f"  repeat {outcome}" for outcome in outcomes), sep="\n", flush=True)
+            if 2 * sum(map(self.reaches, outcomes)) > len(outcomes):
+                return point, outcomes
+        raise NotReachedError(
+            f"no point reaches {self.stated_target} on {self._name} in most of {len(seeds)} runs of "
+            f"{self.steps} steps; try more points (--trials) or a longer budget (BUDGETS)"
+        )
 
 
 def set_targets(
@@ -267,12 +292,11 @@ def set_targets(
     baseline = Baseline(name, framework, journal)
     _assume_budget(name, baseline.steps)
     points = load_trials(str(SEARCH_SPACE), trials, seed)
-    point = baseline.tune(points, seed, functools.partial(print, flush=True))
-    outcomes = [baseline.run(point, seed + 1 + index, baseline.steps) for index in range(repeats)]
-    print(*(f"  repeat {outcome}" for outcome in outcomes), sep="\n", flush=True)
+    chosen = baseline.tune(points, seed, functools.partial(print, flush=True))
+    point, outcomes = baseline.repeat(chosen, range(seed + 1, seed + 1 + repeats))
     runtime = max(SLACK * max(outcome.seconds for outcome in outcomes), SHORTEST_RUNTIME)
     worst = max if baseline.minimise else min
-    test = worst(outcome.test for outcome in outcomes)
+    test = worst(outcome.test for outcome in outcomes if baseline.reaches(outcome))
     validation = baseline.stated_target
     if validation is None:
         validation = statistics.median(outcome.validation for outcome in outcomes)
@@ -327,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line by default.
 
     Returns:
-        Exit status.
+        Exit status: 1 if a workload has got no targets.
     """
     parser = argparse.ArgumentParser(prog="python -m workloads_extra.set_targets")
     parser.add_argument(
@@ -348,11 +372,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         journal = Journal(options.journal)
     except ValueError as error:
         parser.error(str(error))
+    status = 0
     for name in options.names:
         print(name, flush=True)
-        entry = set_targets(
-            name, options.framework, options.trials, options.repeats, options.seed, journal
-        )
+        try:
+            entry = set_targets(
+                name, options.framework, options.trials, options.repeats, options.seed, journal
+            )
+        except NotReachedError as error:
+            print(error, file=sys.stderr, flush=True)
+            status = 1
+            continue
         content = read_json(targets.PATH)
         content["workloads"][name] = entry
         write_json(targets.PATH, content)
@@ -360,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             json.dumps({key: entry[key] for key in targets.Targets.__dataclass_fields__}),
             flush=True,
         )
-    return 0
+    return status
 
 
 if __name__ == "__main__":

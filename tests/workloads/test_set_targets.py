@@ -48,11 +48,38 @@ def test_the_command_writes_the_median_of_the_repeats(small_file, capsys):
     assert "repeat" in capsys.readouterr().out
 
 
-def test_a_stated_target_is_kept(small_file):
+def test_a_stated_target_is_kept(small_file, monkeypatch):
+    monkeypatch.setattr(set_targets, "STATED_TARGETS", {"grokking": 0.001})
     assert command("grokking_mini") == 0
     entry = json.loads(small_file.read_text())["workloads"]["grokking_mini"]
-    assert entry["validation_target"] == 0.99
+    assert entry["validation_target"] == 0.001
     assert entry["test_target"] <= min(run["test"] for run in entry["procedure"]["repeats"])
+
+
+def test_a_target_that_no_point_reaches_leaves_the_file_as_it_was(small_file, capsys):
+    before = small_file.read_text()
+    assert command("grokking_mini") == 1
+    assert "no point reaches 0.99 on grokking_mini" in capsys.readouterr().err
+    assert small_file.read_text() == before
+
+
+def test_a_lucky_point_gives_way_to_the_next_best(small_file, monkeypatch):
+    """Where runs reach the target by point and seed; a later point has to be a whole period earlier."""
+    monkeypatch.setattr(set_targets, "BUDGETS", {"grokking": 500})
+    reached = {"slow": {}, "first": {0: 40, 1: 90, 2: 60}, "tied": {0: 39}, "lucky": {0: 20, 3: 10}}
+
+    def run(self, point, seed, max_steps):
+        step = reached[point].get(seed, 1000)
+        found = 1.0 if step <= max_steps else 0.1
+        return set_targets.Outcome(validation=found, test=found, step=step, seconds=1.0)
+
+    monkeypatch.setattr(set_targets.Baseline, "run", run)
+    baseline = set_targets.Baseline("grokking_mini", "pytorch")
+    chosen = baseline.tune(["slow", "first", "tied", "lucky"], 0, lambda line: None)
+    assert chosen == ["lucky", "first", "slow"]
+    point, outcomes = baseline.repeat(chosen, [1, 2, 3])
+    assert point == "first"
+    assert [outcome.step for outcome in outcomes] == [90, 60, 1000]
 
 
 def test_an_interrupted_command_repeats_no_finished_run(small_file, tmp_path, monkeypatch):
