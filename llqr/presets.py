@@ -112,7 +112,7 @@ def step_sizes(
     was measured with. How far the quadratic model is trusted follows the losses its steps lead to
     (:mod:`llqr.ridge`), on examples that they were made of and on others (:mod:`llqr.holdout`); how long a
     solution is used follows how fast it moves (:mod:`llqr.intervals`). Where the length of the run is known,
-    its last four fifths anneal one length, measured in the first tenth (:mod:`llqr.annealing`).
+    its last four fifths anneal lengths measured in the first tenth (:mod:`llqr.annealing`).
 
     Args:
         likelihood: loss type whose Fisher F is used, a name or a metric.

@@ -40,7 +40,7 @@ class LLQRConfig:
             of the fit had not been in the gradient (:mod:`llqr.holdout`), and the noise of the gradient is
             estimated (:mod:`llqr.ridge`). Needs a solver that judges by the loss; not for JAX models with
             BatchNorm, whose statistics only you know (torch ones are recognised). None for neither.
-        annealing: when solved factors give way to one length that falls to nothing, None for never.
+        annealing: when solved factors give way to lengths that fall to nothing, None for never.
         grafting: ``"none"``, or ``"norm"`` to keep the norm of what was preconditioned, per parameter, and
             to use that itself where U x turns away from it (by more than a right angle).
         fold: where weights of three or more axes fold; None for the framework's convention.

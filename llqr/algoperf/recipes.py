@@ -81,7 +81,7 @@ class Recipe:
             takes as a limit and adapts below it.
         refresh_share: share of the gradients that refreshes may take, if the interval is derived.
         output_metric: ε of C = Jᵀ(F + εI)J.
-        annealing: when solved lengths give way to one that falls, None for never.
+        annealing: when solved lengths give way to ones that fall, None for never.
     """
 
     schedule: Schedule | None = None

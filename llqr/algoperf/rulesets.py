@@ -6,11 +6,11 @@ They differ in what sets the length of a step:
   Adam's direction per parameter (:func:`llqr.presets.shaped`). For the structure ``"span"`` the rules of
   self-tuning hold, with tuned numbers in them: η_t is constant, and the decay is a factor on self-tuning's;
 * self-tuning: in the first fifth of T, U solves for the length of Adam's direction and of the raw gradient in
-  every group of parameters; then one length, measured in the first tenth, falls linearly
+  every group of parameters; then lengths measured in the first tenth fall linearly
   (:mod:`llqr.annealing`), and η_t = 1. What remains is fixed by rules without a workload's name in them. The
   decay of tensors of two axes or more has a memory of forty epochs (:mod:`llqr.algoperf.decay`). Softmax
   losses are smoothed by 0.1 while lengths are solved for, so that the Fisher does not vanish when the network
-  fits its data, and until the length has fallen to a half, which measures better on validation data than
+  fits its data, and until they have fallen to a half, which measures better on validation data than
   to stop there.
 """
 
@@ -24,7 +24,7 @@ from llqr.algoperf.recipes import Recipe, Schedule
 from llqr.annealing import Annealing
 
 SMOOTHING = 0.1
-"""Label smoothing of self-tuning, until the annealed length has fallen to a half."""
+"""Label smoothing of self-tuning, until the annealed lengths have fallen to a half."""
 
 
 def self_tuning(workload: Any, hyperparameters: Any = None) -> Recipe:
