@@ -41,9 +41,10 @@ class Lengths(NamedTuple):
     steps: Array
     own: Mapping[str, Array]
 
-    def of(self, backend: Backend, block: str) -> Array:
-        """Return c_g."""
-        relative = backend.maximum(backend.sqrt(self.own[block]), 1.0 / BOUND)
+    def of(self, backend: Backend, blocks: Sequence[str]) -> Array:
+        """Return c_g of every block named, [n]."""
+        own = backend.stack([self.own[block] for block in blocks])
+        relative = backend.maximum(backend.sqrt(own), 1.0 / BOUND)
         return -self.common * backend.maximum(-relative, -BOUND)
 
 

@@ -89,7 +89,7 @@ class Preconditioner:
             interval=zero + 1,
             smoothness=self.backend.asarray(gamma, one),
             ridge=self.backend.asarray(self.config.inner_solver.initial_ridge, one),
-            lengths=unmeasured(self.backend, [block.name for block in self.blocks], number),
+            lengths=unmeasured(self.backend, self._names, number),
             reach={block.name: unbounded(self.backend, number) for block in self.blocks},
             last_fit=FitReport(
                 status=zero,
@@ -269,6 +269,10 @@ class Preconditioner:
             for block in self.blocks
         ]
 
+    @property
+    def _names(self) -> list[str]:
+        return [block.name for block in self.blocks]
+
     def _in_order(self, by_block: Mapping[str, Array]) -> list[Array]:
         return [by_block[block.name] for block in self.blocks]
 
@@ -285,11 +289,11 @@ class Preconditioner:
         """Return c_g η_t x for every parameter of every block g."""
         backend = self.backend
         share = rule.share(backend.asarray(state.step, state.lengths.common), backend.maximum)
+        lengths = share * state.lengths.of(backend, self._names)
         result: Tensors = {}
-        for block in self.blocks:
-            length = state.lengths.of(backend, block.name) * share
+        for index, block in enumerate(self.blocks):
             for name in block.parameters:
-                result[name] = backend.asarray(length, plain[name]) * plain[name]
+                result[name] = backend.asarray(lengths[index], plain[name]) * plain[name]
         return {name: result[name] for name in self.shapes}
 
     def _measured(
@@ -314,8 +318,6 @@ class Preconditioner:
             norms = backend.norms(self._applied(result.factors, sources)), backend.norms(plain)
             kappa = beyond(backend, result.noise, rule.noise_weight, before.common)
             served = backend.where(next_fit < until, next_fit, until) - state.step
-            return with_another(
-                backend, before, along, kappa, [block.name for block in self.blocks], norms, served
-            )
+            return with_another(backend, before, along, kappa, self._names, norms, served)
 
         return backend.cond(state.step < until, measured, lambda before: before, state.lengths)
