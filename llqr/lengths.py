@@ -71,7 +71,8 @@ def with_another(
         along: ⟨x, g⟩ and ⟨x, (C + λI) x⟩; c_k is their ratio, and the fit counts where it is a length.
         beyond: κ_k.
         blocks: their names.
-        norms: ‖(U_k x)_g‖ and ‖x_g‖ of every block, in that order; where x_g vanishes ρ_kg is 1.
+        norms: ‖(U_k x)_g‖ and ‖x_g‖ of every block, in that order; where x_g vanishes or U_k x is
+            not finite ρ_kg is 1.
         steps: w_k ≥ 1.
     """
     mean = lengths.common
@@ -85,7 +86,7 @@ def with_another(
     share = backend.asarray(steps, mean) / backend.asarray(after, mean)
     common = mean ** (1.0 - share) * (beyond * found) ** share
     solved, plain = (backend.asarray(value, mean) for value in norms)
-    known = (plain > 0.0) & backend.isfinite(solved)
+    known = (plain > 0.0) & (solved < float("inf"))  # not where it is NaN
     ones = backend.ones(plain.shape, mean)
     ratios = backend.where(known, solved, ones) / (found * backend.where(known, plain, ones))
     ratios = backend.where(known, ratios, ones)

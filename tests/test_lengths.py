@@ -78,9 +78,10 @@ def test_a_block_is_within_the_bound_of_all(framework):
 @pytest.mark.parametrize("framework", backends.BACKENDS)
 def test_a_block_without_an_input_or_a_finite_step_has_the_length_of_all(framework):
     backend, to, back = backends.make(framework)
-    one_fit = ((2.0, 1.0), 0.0, [0.0, np.nan, np.inf], [0.0, 1.0, 1.0], 3)
-    lengths = measured(backend, to, [one_fit])
-    assert list(back(lengths.of(backend, BLOCKS))) == [2.0] * 3
+    for bad in [(0.0, 0.0), (np.nan, 1.0), (np.inf, 1.0)]:
+        solved, plain = zip(bad, (8.0, 1.0), (0.5, 1.0), strict=True)
+        lengths = measured(backend, to, [((2.0, 1.0), 0.0, solved, plain, 3)])
+        np.testing.assert_allclose(back(lengths.of(backend, BLOCKS)), [2.0, 4.0, 1.0])
 
 
 def test_the_order_in_which_a_state_holds_blocks_does_not_matter():
