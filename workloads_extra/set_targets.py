@@ -6,7 +6,8 @@ The procedure is AlgoPerf's on a small scale, with NadamW under warm-up and cosi
    keep the point with the best validation metric. Where the validation target is stated (grokking: 99 %
    accuracy), keep the one that is there at the earliest evaluation, the first of several.
 2. Repeat: run that point with ``--repeats`` other seeds. Where most of them miss a stated target the point
-   was lucky, and the next best takes its place.
+   was lucky, and the next best takes its place. ``--tuned_on NAME`` repeats the point of another workload's
+   entry instead of tuning.
 3. The validation target is the median over the repeats of their best validation metric, the test target the
    worst test metric at those evaluations (of the repeats that reach a stated target). No target on a loss is
    below what float32 resolves.
@@ -263,9 +264,14 @@ class Baseline:
             NotReachedError: if there is none.
         """
         for point in points:
-            outcomes = [self.run(point, seed, self.steps) for seed in seeds]
-            print(*(f"  repeat {outcome}" for outcome in outcomes), sep="\n", flush=True)
-            if 2 * sum(map(self.reaches, outcomes)) > len(outcomes):
+            outcomes: list[Outcome] = []
+            for seed in seeds:
+                outcomes.append(self.run(point, seed, self.steps))
+                print(f"  repeat {outcomes[-1]} {point}", flush=True)
+                missed = len(outcomes) - sum(map(self.reaches, outcomes))
+                if 2 * missed >= len(seeds):
+                    break
+            else:
                 return point, outcomes
         raise NotReachedError(
             f"no point reaches {self.stated_target} on {self._name} in most of {len(seeds)} runs of "
@@ -274,7 +280,14 @@ class Baseline:
 
 
 def set_targets(
-    name: str, framework: str, trials: int, repeats: int, seed: int, journal: Journal
+    name: str,
+    framework: str,
+    *,
+    trials: int,
+    repeats: int,
+    seed: int,
+    journal: Journal,
+    tuned_on: str | None = None,
 ) -> dict[str, Any]:
     """Return the entry of a workload.
 
@@ -285,6 +298,7 @@ def set_targets(
         repeats: seeds of the best point.
         seed: of the tuning; the repeats use the following ones.
         journal: keeps finished runs.
+        tuned_on: workload whose entry has the point to repeat; None to tune.
 
     Returns:
         Targets, budget, and how they came about.
@@ -292,7 +306,11 @@ def set_targets(
     baseline = Baseline(name, framework, journal)
     _assume_budget(name, baseline.steps)
     points = load_trials(str(SEARCH_SPACE), trials, seed)
-    chosen = baseline.tune(points, seed, functools.partial(print, flush=True))
+    if tuned_on is None:
+        chosen = baseline.tune(points, seed, functools.partial(print, flush=True))
+    else:
+        procedure = read_json(targets.PATH)["workloads"][tuned_on]["procedure"]
+        trials, chosen = procedure["trials"], [type(points[0])(**procedure["hyperparameters"])]
     point, outcomes = baseline.repeat(chosen, range(seed + 1, seed + 1 + repeats))
     runtime = max(SLACK * max(outcome.seconds for outcome in outcomes), SHORTEST_RUNTIME)
     worst = max if baseline.minimise else min
@@ -309,6 +327,7 @@ def set_targets(
         "procedure": {
             "framework": framework,
             "trials": trials,
+            "tuned_on": tuned_on or name,
             "batch_size": baseline.batch_size,
             "hyperparameters": point._asdict(),
             "repeats": [vars(outcome) for outcome in outcomes],
@@ -362,6 +381,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--tuned_on",
+        choices=list(registry.WORKLOADS),
+        help="take the point of its entry; do not tune",
+    )
+    parser.add_argument(
         "--journal", type=Path, help="file that keeps finished runs; not valid for other code"
     )
     options = parser.parse_args(arguments)
@@ -377,7 +401,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(name, flush=True)
         try:
             entry = set_targets(
-                name, options.framework, options.trials, options.repeats, options.seed, journal
+                name,
+                options.framework,
+                trials=options.trials,
+                repeats=options.repeats,
+                seed=options.seed,
+                journal=journal,
+                tuned_on=options.tuned_on,
             )
         except NotReachedError as error:
             print(error, file=sys.stderr, flush=True)

@@ -63,12 +63,30 @@ def test_a_target_that_no_point_reaches_leaves_the_file_as_it_was(small_file, ca
     assert small_file.read_text() == before
 
 
+def test_a_point_can_be_that_of_another_workload(small_file):
+    before = json.loads(small_file.read_text())["workloads"]
+    assert command("rosenbrock_two_layers", "--tuned_on=rosenbrock") == 0
+    after = json.loads(small_file.read_text())["workloads"]
+    procedure, source = (
+        after["rosenbrock_two_layers"]["procedure"],
+        before["rosenbrock"]["procedure"],
+    )
+    assert procedure["tuned_on"] == "rosenbrock"
+    for name in ("hyperparameters", "trials"):
+        assert procedure[name] == source[name]
+    assert len(procedure["repeats"]) == 3
+    assert procedure["repeats"] != source["repeats"]
+
+
 def test_a_lucky_point_gives_way_to_the_next_best(small_file, monkeypatch):
     """Where runs reach the target by point and seed; a later point has to be a whole period earlier."""
     monkeypatch.setattr(set_targets, "BUDGETS", {"grokking": 500})
     reached = {"slow": {}, "first": {0: 40, 1: 90, 2: 60}, "tied": {0: 39}, "lucky": {0: 20, 3: 10}}
 
+    runs = []
+
     def run(self, point, seed, max_steps):
+        runs.append((point, seed))
         step = reached[point].get(seed, 1000)
         found = 1.0 if step <= max_steps else 0.1
         return set_targets.Outcome(validation=found, test=found, step=step, seconds=1.0)
@@ -80,6 +98,7 @@ def test_a_lucky_point_gives_way_to_the_next_best(small_file, monkeypatch):
     point, outcomes = baseline.repeat(chosen, [1, 2, 3])
     assert point == "first"
     assert [outcome.step for outcome in outcomes] == [90, 60, 1000]
+    assert [point for point, _ in runs[-5:]] == ["lucky", "lucky", "first", "first", "first"]
 
 
 def test_an_interrupted_command_repeats_no_finished_run(small_file, tmp_path, monkeypatch):
