@@ -4,10 +4,11 @@ The procedure is AlgoPerf's on a small scale, with NadamW under warm-up and cosi
 
 1. Tune: run the baseline for the workload's budget of steps at ``--trials`` points of the search space and
    keep the point with the best validation metric. Where the validation target is stated (grokking: 99 %
-   accuracy), keep the one that is there at the earliest evaluation, the first of several.
+   accuracy), keep the one that is there at the earliest evaluation, the first of several; a run ends at
+   `PATIENCE` times the fewest steps so far.
 2. Repeat: run that point with ``--repeats`` other seeds. Where most of them miss a stated target the point
-   was lucky, and the next best takes its place. ``--tuned_on NAME`` repeats the point of another workload's
-   entry instead of tuning.
+   was lucky, and the next best of those that were there takes its place. ``--tuned_on NAME`` repeats the
+   point of another workload's entry instead of tuning.
 3. The validation target is the median over the repeats of their best validation metric, the test target the
    worst test metric at those evaluations (of the repeats that reach a stated target). No target on a loss is
    below what float32 resolves.
@@ -41,6 +42,9 @@ BASELINES = ROOT / "submissions" / "baselines"
 SEARCH_SPACE = ROOT / "tuning_search_spaces" / "ranges" / "nadamw.json"
 EVALUATIONS = 50
 """Evaluations within a budget of steps."""
+
+PATIENCE = 1.5
+"""Steps that a run may take until it reaches a stated target, in units of the fewest so far."""
 
 SLACK = 4.0
 SHORTEST_RUNTIME = 20.0
@@ -232,26 +236,24 @@ class Baseline:
         return target is None or not self.better(target, outcome.validation)
 
     def tune(self, points: Sequence[Any], seed: int, report: Callable[[str], None]) -> list[Any]:
-        """Return the points of the search space that were the best so far, the best first.
+        """Return points of the search space, the best first: with a stated target, those that reach it.
 
         Args:
             points: hyperparameters to try.
             seed: of data and model, the same for all.
             report: called with a line of text after every run.
         """
-        chosen, best, limit = [], None, self.steps
+        reached, best, limit = [], None, self.steps
         for number, point in enumerate(points, start=1):
             outcome = self.run(point, seed, limit)
-            stated = self.stated_target is not None and self.reaches(outcome)
-            if best is None or stated or self.better(outcome.validation, best.validation):
-                chosen, best = [point, *chosen], outcome
-            if stated:
-                # A later point has to be there at an earlier evaluation.
-                limit = outcome.step - self.period
             report(f"  {number}/{len(points)} {outcome} {point}")
-            if limit < 1:
-                break
-        return chosen
+            if self.stated_target is not None and self.reaches(outcome):
+                reached.append((outcome.step, number, point))
+                evaluations = math.ceil(PATIENCE * outcome.step / self.period)
+                limit = min(limit, evaluations * self.period)
+            if best is None or self.better(outcome.validation, best[0].validation):
+                best = outcome, point
+        return [point for *_, point in sorted(reached)] or [best[1]]
 
     def repeat(self, points: Sequence[Any], seeds: Sequence[int]) -> tuple[Any, list[Outcome]]:
         """Return the first point whose runs mostly reach a stated target, and its runs.

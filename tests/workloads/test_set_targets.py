@@ -79,26 +79,35 @@ def test_a_point_can_be_that_of_another_workload(small_file):
 
 
 def test_a_lucky_point_gives_way_to_the_next_best(small_file, monkeypatch):
-    """Where runs reach the target by point and seed; a later point has to be a whole period earlier."""
+    """Where runs reach the target by point and seed; evaluations are ten steps apart."""
     monkeypatch.setattr(set_targets, "BUDGETS", {"grokking": 500})
-    reached = {"slow": {}, "first": {0: 40, 1: 90, 2: 60}, "tied": {0: 39}, "lucky": {0: 20, 3: 10}}
+    reached = {
+        "never": {},
+        "late": {0: 40, 1: 10, 2: 10},
+        "tied": {0: 60},
+        "early": {0: 40, 1: 90, 2: 60},
+        "lucky": {0: 30, 3: 10},
+        "slow": {0: 60},
+    }
 
     runs = []
 
     def run(self, point, seed, max_steps):
-        runs.append((point, seed))
+        runs.append((point, seed, max_steps))
         step = reached[point].get(seed, 1000)
         found = 1.0 if step <= max_steps else 0.1
         return set_targets.Outcome(validation=found, test=found, step=step, seconds=1.0)
 
     monkeypatch.setattr(set_targets.Baseline, "run", run)
     baseline = set_targets.Baseline("grokking_mini", "pytorch")
-    chosen = baseline.tune(["slow", "first", "tied", "lucky"], 0, lambda line: None)
-    assert chosen == ["lucky", "first", "slow"]
-    point, outcomes = baseline.repeat(chosen, [1, 2, 3])
-    assert point == "first"
+    chosen = baseline.tune(list(reached), 0, lambda line: None)
+    # The fewest steps first, then in the order of the search space; the last run ended at 1.5 times 30 steps.
+    assert chosen == ["lucky", "late", "early", "tied"]
+    assert [limit for *_, limit in runs] == [500, 500, 60, 60, 60, 50]
+    point, outcomes = baseline.repeat(["lucky", "early", "late"], [1, 2, 3])
+    assert point == "early"
     assert [outcome.step for outcome in outcomes] == [90, 60, 1000]
-    assert [point for point, _ in runs[-5:]] == ["lucky", "lucky", "first", "first", "first"]
+    assert [point for point, *_ in runs[-5:]] == ["lucky", "lucky", "early", "early", "early"]
 
 
 def test_an_interrupted_command_repeats_no_finished_run(small_file, tmp_path, monkeypatch):
