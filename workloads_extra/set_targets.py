@@ -7,8 +7,8 @@ The procedure is AlgoPerf's on a small scale, with NadamW under warm-up and cosi
    accuracy), keep the one that is there at the earliest evaluation, the first of several; a run ends at
    `PATIENCE` times the fewest steps so far.
 2. Repeat: run that point with ``--repeats`` other seeds. Where most of them miss a stated target the point
-   was lucky, and the next best of those that were there takes its place. ``--tuned_on NAME`` repeats the
-   point of another workload's entry instead of tuning.
+   was lucky, and the next best of those that were there takes its place. ``--point N`` repeats the
+   N-th point of the search space instead of tuning.
 3. The validation target is the median over the repeats of their best validation metric, the test target the
    worst test metric at those evaluations (of the repeats that reach a stated target). No target on a loss is
    below what float32 resolves.
@@ -289,7 +289,7 @@ def set_targets(
     repeats: int,
     seed: int,
     journal: Journal,
-    tuned_on: str | None = None,
+    number: int | None = None,
 ) -> dict[str, Any]:
     """Return the entry of a workload.
 
@@ -300,19 +300,18 @@ def set_targets(
         repeats: seeds of the best point.
         seed: of the tuning; the repeats use the following ones.
         journal: keeps finished runs.
-        tuned_on: workload whose entry has the point to repeat; None to tune.
+        number: of the point to repeat, ≥ 1; None to tune.
 
     Returns:
         Targets, budget, and how they came about.
     """
     baseline = Baseline(name, framework, journal)
     _assume_budget(name, baseline.steps)
-    points = load_trials(str(SEARCH_SPACE), trials, seed)
-    if tuned_on is None:
+    points = load_trials(str(SEARCH_SPACE), trials if number is None else number, seed)
+    if number is None:
         chosen = baseline.tune(points, seed, functools.partial(print, flush=True))
     else:
-        procedure = read_json(targets.PATH)["workloads"][tuned_on]["procedure"]
-        trials, chosen = procedure["trials"], [type(points[0])(**procedure["hyperparameters"])]
+        chosen = [points[number - 1]]
     point, outcomes = baseline.repeat(chosen, range(seed + 1, seed + 1 + repeats))
     runtime = max(SLACK * max(outcome.seconds for outcome in outcomes), SHORTEST_RUNTIME)
     worst = max if baseline.minimise else min
@@ -328,8 +327,7 @@ def set_targets(
         "eval_period_sec": _two_digits(runtime / 100),
         "procedure": {
             "framework": framework,
-            "trials": trials,
-            "tuned_on": tuned_on or name,
+            "trials": trials if number is None else f"none; point {number} of the search space",
             "batch_size": baseline.batch_size,
             "hyperparameters": point._asdict(),
             "repeats": [vars(outcome) for outcome in outcomes],
@@ -383,9 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--tuned_on",
-        choices=list(registry.WORKLOADS),
-        help="take the point of its entry; do not tune",
+        "--point", type=int, help="number of a point of the search space to repeat; do not tune"
     )
     parser.add_argument(
         "--journal", type=Path, help="file that keeps finished runs; not valid for other code"
@@ -394,6 +390,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.names if name not in registry.WORKLOADS]
     if unknown:
         parser.error(registry.unknown_workload(unknown[0]))
+    if options.point is not None and options.point < 1:
+        parser.error(f"--point must be at least 1, got {options.point}")
     try:
         journal = Journal(options.journal)
     except ValueError as error:
@@ -409,7 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 repeats=options.repeats,
                 seed=options.seed,
                 journal=journal,
-                tuned_on=options.tuned_on,
+                number=options.point,
             )
         except NotReachedError as error:
             print(error, file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from workloads_extra import registry, set_targets, targets
+from workloads_extra.runner.search_space import load_trials
 
 pytest.importorskip("torch")
 
@@ -63,19 +64,16 @@ def test_a_target_that_no_point_reaches_leaves_the_file_as_it_was(small_file, ca
     assert small_file.read_text() == before
 
 
-def test_a_point_can_be_that_of_another_workload(small_file):
-    before = json.loads(small_file.read_text())["workloads"]
-    assert command("rosenbrock_two_layers", "--tuned_on=rosenbrock") == 0
-    after = json.loads(small_file.read_text())["workloads"]
-    procedure, source = (
-        after["rosenbrock_two_layers"]["procedure"],
-        before["rosenbrock"]["procedure"],
-    )
-    assert procedure["tuned_on"] == "rosenbrock"
-    for name in ("hyperparameters", "trials"):
-        assert procedure[name] == source[name]
+def test_a_point_can_be_given(small_file, capsys):
+    assert command("rosenbrock", "--point=7") == 0
+    procedure = json.loads(small_file.read_text())["workloads"]["rosenbrock"]["procedure"]
+    point = load_trials(str(set_targets.SEARCH_SPACE), 30, 0)[6]
+    assert procedure["hyperparameters"] == point._asdict()
+    assert procedure["trials"] == "none; point 7 of the search space"
     assert len(procedure["repeats"]) == 3
-    assert procedure["repeats"] != source["repeats"]
+    with pytest.raises(SystemExit):
+        command("rosenbrock", "--point=0")
+    assert "--point must be at least 1" in capsys.readouterr().err
 
 
 def test_a_lucky_point_gives_way_to_the_next_best(small_file, monkeypatch):
