@@ -34,31 +34,30 @@ class Lengths(NamedTuple):
     Attributes:
         common: c; 1 before the first.
         steps: Σ w_k, an integer.
-        own: ρ_g by block name; 1 before the first.
+        relative: ρ_g by block name; 1 before the first.
     """
 
     common: Array
     steps: Array
-    own: Mapping[str, Array]
+    relative: Mapping[str, Array]
 
     def of(self, backend: Backend, blocks: Sequence[str]) -> Array:
         """Return c_g of every block named, [n]."""
-        own = backend.stack([self.own[block] for block in blocks])
-        relative = backend.maximum(backend.sqrt(own), 1.0 / BOUND)
-        return -self.common * backend.maximum(-relative, -BOUND)
+        ratios = backend.sqrt(backend.stack([self.relative[block] for block in blocks]))
+        return -self.common * backend.maximum(-backend.maximum(ratios, 1.0 / BOUND), -BOUND)
 
 
 def unmeasured(backend: Backend, blocks: Sequence[str], like: Array) -> Lengths:
     """Return what there is before the first fit."""
     one = backend.asarray(1.0, like)
-    return Lengths(common=one, steps=backend.integer(0, like), own=dict.fromkeys(blocks, one))
+    return Lengths(common=one, steps=backend.integer(0, like), relative=dict.fromkeys(blocks, one))
 
 
 def with_another(
     backend: Backend,
     lengths: Lengths,
     along: tuple[Array, Array],
-    beyond: Array,
+    factor: Array,
     blocks: Sequence[str],
     norms: tuple[Array, Array],
     steps: Array,
@@ -69,7 +68,7 @@ def with_another(
         backend: array operations.
         lengths: means so far.
         along: ⟨x, g⟩ and ⟨x, (C + λI) x⟩; c_k is their ratio, and the fit counts where it is a length.
-        beyond: κ_k.
+        factor: κ_k.
         blocks: their names.
         norms: ‖(U_k x)_g‖ and ‖x_g‖ of every block, in that order; where x_g vanishes or U_k x is
             not finite ρ_kg is 1.
@@ -84,26 +83,26 @@ def with_another(
     found = backend.where(counts, found, one)
     after = lengths.steps + steps
     share = backend.asarray(steps, mean) / backend.asarray(after, mean)
-    common = mean ** (1.0 - share) * (beyond * found) ** share
+    common = mean ** (1.0 - share) * (factor * found) ** share
     solved, plain = (backend.asarray(value, mean) for value in norms)
     known = (plain > 0.0) & (solved < float("inf"))  # not where it is NaN
     ones = backend.ones(plain.shape, mean)
     ratios = backend.where(known, solved, ones) / (found * backend.where(known, plain, ones))
     ratios = backend.where(known, ratios, ones)
-    own = {
+    relative = {
         block: backend.where(
-            counts, (1.0 - share) * lengths.own[block] + share * ratio, lengths.own[block]
+            counts, (1.0 - share) * lengths.relative[block] + share * ratio, lengths.relative[block]
         )
         for block, ratio in zip(blocks, ratios, strict=True)
     }
     return Lengths(
         common=backend.where(counts, common, mean),
         steps=backend.where(counts, after, lengths.steps),
-        own=own,
+        relative=relative,
     )
 
 
-def beyond(backend: Backend, noise: Array | None, weight: float, like: Array) -> Array:
+def noise_factor(backend: Backend, noise: Array | None, weight: float, like: Array) -> Array:
     """Return κ_k.
 
     Args:

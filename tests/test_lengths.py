@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llqr.lengths import BOUND, beyond, unmeasured, with_another
+from llqr.lengths import BOUND, noise_factor, unmeasured, with_another
 from tests import backends
 
 BLOCKS = ["b", "a", "c"]
@@ -20,7 +20,7 @@ def measured(backend, to, fits, names=None):
             backend,
             lengths,
             tuple(to(np.array(x)) for x in along),
-            beyond(backend, noise, WEIGHT, like),
+            noise_factor(backend, noise, WEIGHT, like),
             BLOCKS,
             (to(np.array(solved)), to(np.array(plain))),
             backend.integer(steps, like),
@@ -61,7 +61,7 @@ def test_means_are_over_steps_and_leave_out_what_is_no_length(rng, framework):
     np.testing.assert_allclose(back(lengths.common), common, rtol=1e-13)
     own = np.average(solved / plain / lone[:, None], axis=0, weights=steps)
     for block, expected in zip(BLOCKS, own, strict=True):
-        np.testing.assert_allclose(back(lengths.own[block]), expected, rtol=1e-13)
+        np.testing.assert_allclose(back(lengths.relative[block]), expected, rtol=1e-13)
     expected = common * np.clip(np.sqrt(own), 1.0 / BOUND, BOUND)
     np.testing.assert_allclose(back(lengths.of(backend, BLOCKS)), expected, rtol=1e-13)
 
@@ -88,7 +88,9 @@ def test_the_order_in_which_a_state_holds_blocks_does_not_matter():
     """A traced dictionary comes back sorted."""
     backend, to, _ = backends.make("numpy")
     fits = [((2.0, 1.0), 0.1, [1.0, 2.0, 3.0], [0.5, 0.6, 0.7], 3)] * 2
-    assert measured(backend, to, fits).own == measured(backend, to, fits, sorted(BLOCKS)).own
+    assert (
+        measured(backend, to, fits).relative == measured(backend, to, fits, sorted(BLOCKS)).relative
+    )
 
 
 def test_before_the_first_fit_every_length_is_one():

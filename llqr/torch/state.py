@@ -34,7 +34,7 @@ def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: in
         "lengths": {
             "common": state.lengths.common.detach().clone(),
             "steps": int(state.lengths.steps),
-            "own": _copied(state.lengths.own),
+            "relative": _copied(state.lengths.relative),
         },
         "last_fit": {name: value.clone() for name, value in state.last_fit._asdict().items()},
     }
@@ -100,7 +100,9 @@ def unpack(
         lengths=Lengths(
             common=number(lengths["common"], like).clone(),
             steps=integer(lengths["steps"], like),
-            own={block: number(value, like).clone() for block, value in lengths["own"].items()},
+            relative={
+                block: number(value, like).clone() for block, value in lengths["relative"].items()
+            },
         ),
         **{name: number(own["numbers"][name], like).clone() for name in _NUMBERS},
         **{name: integer(counters[name], like) for name in _COUNTERS},
@@ -128,9 +130,9 @@ def carry_over(
         lengths=Lengths(
             common=state.lengths.common.to(like),
             steps=preconditioner.backend.integer(state.lengths.steps, like),
-            own={
-                **fresh.lengths.own,
-                **{block: state.lengths.own[block].to(like) for block in kept},
+            relative={
+                **fresh.lengths.relative,
+                **{block: state.lengths.relative[block].to(like) for block in kept},
             },
         ),
         last_fit=FitReport(

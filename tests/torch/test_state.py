@@ -49,7 +49,7 @@ def test_a_run_resumed_before_its_annealing_equals_an_uninterrupted_one(apply_to
     lengths = state["llqr"]["lengths"]
     assert lengths["steps"] == rule.measured_until == 5
     assert float(lengths["common"]) not in (0.0, 1.0)
-    assert 1.0 not in [float(value) for value in lengths["own"].values()]
+    assert 1.0 not in [float(value) for value in lengths["relative"].values()]
 
 
 def check_resumed(base, **settings):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from workloads_extra import registry, set_targets, targets
+from workloads_extra import baseline, registry, set_targets, targets
 from workloads_extra.runner.search_space import load_trials
 
 pytest.importorskip("torch")
@@ -16,8 +16,8 @@ def small_file(tmp_path, monkeypatch):
     path = tmp_path / "targets.json"
     path.write_text(targets.PATH.read_text())
     monkeypatch.setattr(targets, "PATH", path)
-    monkeypatch.setattr(set_targets, "BUDGETS", {"rosenbrock": 12, "grokking": 4})
-    monkeypatch.setattr(set_targets, "OWN_BUDGETS", {})
+    monkeypatch.setattr(baseline, "BUDGETS", {"rosenbrock": 12, "grokking": 4})
+    monkeypatch.setattr(baseline, "OWN_BUDGETS", {})
     targets._read.cache_clear()
     yield path
     targets._read.cache_clear()
@@ -50,7 +50,7 @@ def test_the_command_writes_the_median_of_the_repeats(small_file, capsys):
 
 
 def test_a_stated_target_is_kept(small_file, monkeypatch):
-    monkeypatch.setattr(set_targets, "STATED_TARGETS", {"grokking": 0.001})
+    monkeypatch.setattr(baseline, "STATED_TARGETS", {"grokking": 0.001})
     assert command("grokking_mini") == 0
     entry = json.loads(small_file.read_text())["workloads"]["grokking_mini"]
     assert entry["validation_target"] == 0.001
@@ -67,7 +67,7 @@ def test_a_target_that_no_point_reaches_leaves_the_file_as_it_was(small_file, ca
 def test_a_point_can_be_given(small_file, capsys):
     assert command("rosenbrock", "--point=7") == 0
     procedure = json.loads(small_file.read_text())["workloads"]["rosenbrock"]["procedure"]
-    point = load_trials(str(set_targets.SEARCH_SPACE), 30, 0)[6]
+    point = load_trials(str(baseline.SEARCH_SPACE), 30, 0)[6]
     assert procedure["hyperparameters"] == point._asdict()
     assert procedure["trials"] == "none; point 7 of the search space"
     assert len(procedure["repeats"]) == 3
@@ -78,7 +78,7 @@ def test_a_point_can_be_given(small_file, capsys):
 
 def test_a_lucky_point_gives_way_to_the_next_best(small_file, monkeypatch):
     """Where runs reach the target by point and seed; evaluations are ten steps apart."""
-    monkeypatch.setattr(set_targets, "BUDGETS", {"grokking": 500})
+    monkeypatch.setattr(baseline, "BUDGETS", {"grokking": 500})
     reached = {
         "never": {},
         "late": {0: 40, 1: 10, 2: 10},
@@ -94,15 +94,15 @@ def test_a_lucky_point_gives_way_to_the_next_best(small_file, monkeypatch):
         runs.append((point, seed, max_steps))
         step = reached[point].get(seed, 1000)
         found = 1.0 if step <= max_steps else 0.1
-        return set_targets.Outcome(validation=found, test=found, step=step, seconds=1.0)
+        return baseline.Outcome(validation=found, test=found, step=step, seconds=1.0)
 
-    monkeypatch.setattr(set_targets.Baseline, "run", run)
-    baseline = set_targets.Baseline("grokking_mini", "pytorch")
-    chosen = baseline.tune(list(reached), 0, lambda line: None)
+    monkeypatch.setattr(baseline.Baseline, "run", run)
+    nadamw = baseline.Baseline("grokking_mini", "pytorch")
+    chosen = nadamw.tune(list(reached), 0, lambda line: None)
     # The fewest steps first, then in the order of the search space; the last run ended at 1.5 times 30 steps.
     assert chosen == ["lucky", "late", "early", "tied"]
     assert [limit for *_, limit in runs] == [500, 500, 60, 60, 60, 50]
-    point, outcomes = baseline.repeat(["lucky", "early", "late"], [1, 2, 3])
+    point, outcomes = nadamw.repeat(["lucky", "early", "late"], [1, 2, 3])
     assert point == "early"
     assert [outcome.step for outcome in outcomes] == [90, 60, 1000]
     assert [point for point, *_ in runs[-5:]] == ["lucky", "lucky", "early", "early", "early"]
@@ -110,7 +110,7 @@ def test_a_lucky_point_gives_way_to_the_next_best(small_file, monkeypatch):
 
 def test_an_interrupted_command_repeats_no_finished_run(small_file, tmp_path, monkeypatch):
     journal = f"--journal={tmp_path / 'journal.json'}"
-    train, runs = set_targets.Baseline._run, []
+    train, runs = baseline.Baseline._run, []
 
     def counted(self, *arguments):
         runs.append(arguments)
@@ -120,7 +120,7 @@ def test_an_interrupted_command_repeats_no_finished_run(small_file, tmp_path, mo
 
     assert command("rosenbrock") == 0
     undisturbed = json.loads(small_file.read_text())["workloads"]["rosenbrock"]
-    monkeypatch.setattr(set_targets.Baseline, "_run", counted)
+    monkeypatch.setattr(baseline.Baseline, "_run", counted)
     with pytest.raises(KeyboardInterrupt):
         command("rosenbrock", journal)
     assert command("rosenbrock", journal) == 0
@@ -161,8 +161,8 @@ def test_unknown_workloads_are_refused(capsys):
     ],
 )
 def test_targets_are_rounded_to_the_easier_side(name, value, shown):
-    assert set_targets._presentable(value, set_targets.Baseline(name, "pytorch")) == shown
+    assert set_targets._presentable(value, baseline.Baseline(name, "pytorch")) == shown
 
 
 def test_every_workload_has_a_budget():
-    assert set_targets.BUDGETS.keys() == {registry.base_name(name) for name in registry.WORKLOADS}
+    assert baseline.BUDGETS.keys() == {registry.base_name(name) for name in registry.WORKLOADS}
