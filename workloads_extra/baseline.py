@@ -34,7 +34,7 @@ BUDGETS = {
 }
 """Steps of the baseline, by base workload."""
 
-OWN_BUDGETS = {"grokking_mini": 1500}
+OWN_BUDGETS = {"grokking_mini": 1500, "grokking_power": 6000}
 """Steps of the baseline where a variant needs another number."""
 
 STATED_TARGETS = {"grokking": 0.99}
