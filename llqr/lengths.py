@@ -8,12 +8,15 @@ It counts for the w_k steps until the next fit. With the means over those steps 
 
     c_g = c · min(3, max(1/3, ρ_g^½)),   c = exp(Σ w_k log(κ_k c_k) / Σ w_k),   ρ_g = Σ w_k ρ_kg / Σ w_k.
 
-κ_k = 1 + min(1, w ν_k): 1 is the length with the lowest loss after one step, and from 2 on the quadratic
-model rises (compare "Stepping on the Edge: Curvature Aware Learning Rate Tuners", arXiv 2407.06183). In
-between, noisy gradients want longer steps, and exact ones near interpolation do not: ν_k is the share of
-noise that the fit found (:mod:`llqr.ridge`); where it is not known κ_k is 1.5. A block's own length is best
-for the next step only, given those of the others, and some are zero: over a long run it is worse than one
-length where that suits all, and better where it does not. The root and the bound are half way.
+κ_k = (1 + min(1, w ν_k)) min(1, (1 + R) / (1 + r_k)). Of the first factor, 1 is the length with the lowest
+loss after one step, and from 2 on the quadratic model rises (compare "Stepping on the Edge: Curvature Aware
+Learning Rate Tuners", arXiv 2407.06183). In between, noisy gradients want longer steps, and exact ones near
+interpolation do not: ν_k is the share of noise that the fit found (:mod:`llqr.ridge`); where it is not known
+the factor is 1.5. The second one follows the ridge r_k to which the losses of the fit's steps led: one far
+above that at the start says that the model does not hold as far as c_k, and nothing is fitted later on that
+could find out. A block's own length is best for the next step only, given those of the others, and some are
+zero: over a long run it is worse than one length where that suits all, and better where it does not. The
+root and the bound are half way.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from llqr.ridge import weighted_noise
 
 BOUND = 3.0
 """Largest quotient of a block's length and that of all, and of that and the block's."""
+
+TRUSTED_RIDGE = 8.0
+"""R, four times the ridge at the start (:class:`llqr.ridge.AdaptiveRidge`)."""
 
 
 class Lengths(NamedTuple):
@@ -102,16 +108,23 @@ def with_another(
     )
 
 
-def noise_factor(backend: Backend, noise: Array | None, weight: float, like: Array) -> Array:
+def length_factor(
+    backend: Backend, noise: Array | None, ridge: Array | None, weight: float, like: Array
+) -> Array:
     """Return κ_k.
 
     Args:
         backend: array operations.
         noise: ν_k, None where it is not known; NaN counts as 1.
+        ridge: r_k, None where it does not adapt.
         weight: w > 0.
         like: gives the dtype.
     """
     one = backend.ones((), like)
-    if noise is None:
-        return 1.5 * one
-    return one + weighted_noise(backend, backend.asarray(noise, one), weight)
+    factor = 1.5 * one
+    if noise is not None:
+        factor = one + weighted_noise(backend, backend.asarray(noise, one), weight)
+    if ridge is None:
+        return factor
+    held = (1.0 + TRUSTED_RIDGE) / (1.0 + backend.asarray(ridge, one))
+    return factor * -backend.maximum(-held, -1.0)

@@ -15,7 +15,7 @@ from llqr.annealing import Annealing
 from llqr.averaging import average
 from llqr.backend import Array, Backend, Tensors
 from llqr.damping import GradientNormDamping
-from llqr.lengths import Lengths, noise_factor, unmeasured, with_another
+from llqr.lengths import Lengths, length_factor, unmeasured, with_another
 from llqr.quadratic import QuadraticModel
 from llqr.reach import reaches, shortened, unbounded
 from llqr.safeguards import finite_or, grafted
@@ -316,7 +316,9 @@ class Preconditioner:
                 along = model.along(sources["input"])
             plain = [block.join(backend, sources["input"]) for block in self.blocks]
             norms = backend.norms(self._applied(result.factors, sources)), backend.norms(plain)
-            factor = noise_factor(backend, result.noise, rule.noise_weight, before.common)
+            factor = length_factor(
+                backend, result.noise, result.ridge, rule.noise_weight, before.common
+            )
             served = backend.where(next_fit < until, next_fit, until) - state.step
             return with_another(backend, before, along, factor, self._names, norms, served)
 

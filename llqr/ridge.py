@@ -1,7 +1,7 @@
 """A ridge on the inner problem that follows what the steps really achieve.
 
-The ridge ρ turns H into H + ρ diag H (:mod:`llqr.solvers.direct`). Small, it trusts the quadratic model of a
-few examples; large, it shortens every direction on its own. With the fitted step δ on the curvature batch,
+The ridge ρ turns H into H + ρ D (:mod:`llqr.solvers.direct`). Small, it trusts the quadratic model of a few
+examples; large, it shortens every direction on its own. With the fitted step δ on the curvature batch,
 
     q = (L(θ) − L(θ + δ)) / (−m(δ))
 
@@ -11,10 +11,12 @@ diagonal, with the usual ratio test). No scale of the loss enters, whatever the 
 The ridge does not pull the step sizes to zero but to the best step that has one size per kind of direction,
 itself found with the ridge:
 
-    c = (PᵀHP + ρ diag PᵀHP)⁻¹ Pᵀr,   s = (H + ρ diag H)⁻¹ (r + ρ diag(H) P c),
+    c = (PᵀHP + ρ diag PᵀHP)⁻¹ Pᵀr,   s = (H + ρ D)⁻¹ (r + ρ D P c),   D_j = H_jj + τ h̄ ‖d_j‖²,
 
-P [n, kinds] being 1 where a direction is of a kind. Pulled to zero, a few blocks take the whole decrease and
-the others stand still; pulled together, all of them learn.
+P [n, kinds] being 1 where a direction d_j is of a kind, and h̄ the curvature per squared length along all of
+its kind. Pulled to zero, a few blocks take the whole decrease and the others stand still; pulled together,
+all of them learn. Without τ nothing would pull where there is no curvature: a bias in front of a
+normalisation changes no output, and its gradient and curvature are rounding, whose quotient may be anything.
 
 Noise bounds the ridge from below. Of r, the part
 
@@ -53,6 +55,7 @@ class AdaptiveRidge:
         smallest: lower bound on ρ without noise, > 0.
         largest: upper bound on ρ.
         noise_weight: κ > 0.
+        mean_share: τ > 0.
     """
 
     initial: float = 2.0  # ρ₀
@@ -62,6 +65,7 @@ class AdaptiveRidge:
     smallest: float = 1e-4
     largest: float = 1e4
     noise_weight: float = 32.0  # κ
+    mean_share: float = 1e-4  # τ
 
     def __post_init__(self) -> None:
         """Validate the settings."""

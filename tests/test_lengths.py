@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llqr.lengths import BOUND, noise_factor, unmeasured, with_another
+from llqr.lengths import BOUND, TRUSTED_RIDGE, length_factor, unmeasured, with_another
 from tests import backends
 
 BLOCKS = ["b", "a", "c"]
@@ -20,7 +20,7 @@ def measured(backend, to, fits, names=None):
             backend,
             lengths,
             tuple(to(np.array(x)) for x in along),
-            noise_factor(backend, noise, WEIGHT, like),
+            length_factor(backend, noise, None, WEIGHT, like),
             BLOCKS,
             (to(np.array(solved)), to(np.array(plain))),
             backend.integer(steps, like),
@@ -64,6 +64,23 @@ def test_means_are_over_steps_and_leave_out_what_is_no_length(rng, framework):
         np.testing.assert_allclose(back(lengths.relative[block]), expected, rtol=1e-13)
     expected = common * np.clip(np.sqrt(own), 1.0 / BOUND, BOUND)
     np.testing.assert_allclose(back(lengths.of(backend, BLOCKS)), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("framework", backends.BACKENDS)
+@pytest.mark.parametrize("noise", [0.1, None])
+def test_a_ridge_that_has_grown_shortens_the_length(framework, noise):
+    backend, to, back = backends.make(framework)
+    like = to(np.array(1.0))
+
+    def factor(ridge):
+        given = None if ridge is None else to(np.array(ridge))
+        known = None if noise is None else to(np.array(noise))
+        return float(back(length_factor(backend, known, given, WEIGHT, like)))
+
+    assert factor(1e-4) == factor(2.0) == factor(TRUSTED_RIDGE) == factor(None)
+    for ridge in (9.0, 1e4):
+        expected = factor(None) * (1.0 + TRUSTED_RIDGE) / (1.0 + ridge)
+        np.testing.assert_allclose(factor(ridge), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("framework", backends.BACKENDS)

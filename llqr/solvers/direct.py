@@ -109,7 +109,7 @@ class DirectSolve(AbstractInnerSolver):
         resolution = rounding(before) * abs(before)
 
         def tried(used: Array) -> tuple[Array, Array, SolverResult]:
-            pulled = system.pulled_together(used, self.relative_cutoff)
+            pulled = system.pulled_together(used, rule.mean_share, self.relative_cutoff)
             result, coefficients = self._with_ridge(pulled, used)
             gain = before - loss_at(problem.step(inputs, result.factors))
             promised = -system.objective(system.matrix, coefficients)
@@ -123,7 +123,9 @@ class DirectSolve(AbstractInnerSolver):
 
     def _with_ridge(self, system: DirectSystem, ridge: Array | float) -> tuple[SolverResult, Array]:
         """Return the solution if it is good, else the initial factors, and why; and those as s [n]."""
-        problem, matrix = system.problem, system.ridged(ridge)
+        rule, problem = self.relative_ridge, system.problem
+        mean_share = rule.mean_share if isinstance(rule, AdaptiveRidge) else 0.0
+        matrix = system.ridged(ridge, mean_share)
         backend, like = problem.backend, system.right
         unknowns, negative = minimise(
             backend,

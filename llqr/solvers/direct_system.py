@@ -51,16 +51,19 @@ class DirectSystem:
     right: Array
     half_right: Array | None = None
 
-    def ridged(self, ridge: Array | float) -> Array:
-        """Return H + ρ diag H."""
-        backend = self.problem.backend
-        return _ridged(backend, self.matrix, ridge)
+    def ridged(self, ridge: Array | float, mean_share: float = 0.0) -> Array:
+        """Return H + ρ D, where D is diag H and ``mean_share`` τ of the means of its kinds."""
+        unit = identity(self.problem.backend, self.matrix.shape[0], self.matrix)
+        return self.matrix + ridge * (unit * self._weights(mean_share))
 
-    def pulled_together(self, ridge: Array | float, relative_cutoff: float) -> DirectSystem:
+    def pulled_together(
+        self, ridge: Array | float, mean_share: float, relative_cutoff: float
+    ) -> DirectSystem:
         """Return the system whose ridge pulls to one step size per kind of direction, not to zero.
 
         Args:
             ridge: ρ, of both systems (:mod:`llqr.ridge` has the formula).
+            mean_share: τ.
             relative_cutoff: see :func:`llqr.solvers.quadratic_program.minimise`.
         """
         backend = self.problem.backend
@@ -75,7 +78,7 @@ class DirectSystem:
             lower=nothing if self.problem.bounded else None,
         )
         target = kinds @ backend.where(backend.isfinite(common), common, nothing)
-        pull = ridge * (backend.einsum("ii->i", self.matrix) * target)
+        pull = ridge * (self._weights(mean_share) * target)
         return replace(self, right=self.right + pull)
 
     def noise(self) -> Array | None:
@@ -103,14 +106,34 @@ class DirectSystem:
             if all(name in block.structure.sources for block in self.problem.blocks)
         }
 
+    def _weights(self, mean_share: float) -> Array:
+        """Return D [n]: H_jj + τ h̄, h̄ the curvature per squared length along all that is of d_j's kind."""
+        backend = self.problem.backend
+        diagonal = backend.einsum("ii->i", self.matrix)
+        if mean_share == 0.0:
+            return diagonal
+        kinds = self._kinds()
+        curvatures = backend.einsum("ij,ik,kj->j", kinds, self.matrix, kinds)
+        squares = backend.einsum("ij,ij->j", kinds, kinds)
+        present = squares > 0.0
+        ones = backend.ones(squares.shape, squares)
+        means = backend.where(present, curvatures, 0.0 * ones) / backend.where(
+            present, squares, ones
+        )
+        return diagonal + mean_share * (self._table() @ means)
+
     def _sources(self) -> list[str]:
         return sorted({name for block in self.problem.blocks for name in block.structure.sources})
 
-    def _kinds(self) -> Array:
-        """Return [n, kinds]: what makes x of a source alone, ‖d_j‖ where d_j belongs to it and else 0."""
+    def _table(self) -> Array:
+        """Return [n, kinds]: 1 where a direction is of a kind, else 0."""
         sources = [name for block in self.problem.blocks for name in block.structure.sources]
         table = np.array([[name == kind for kind in self._sources()] for name in sources], float)
-        return self.lengths.reshape((-1, 1)) * self.problem.backend.asarray(table, self.lengths)
+        return self.problem.backend.asarray(table, self.lengths)
+
+    def _kinds(self) -> Array:
+        """Return [n, kinds]: what makes x of a source alone, ‖d_j‖ where d_j belongs to it and else 0."""
+        return self.lengths.reshape((-1, 1)) * self._table()
 
     def objective(self, matrix: Array, coefficients: Array) -> Array:
         """Return ½ xᵀHx − xᵀr at s [n], for this H or one with a ridge."""
