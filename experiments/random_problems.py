@@ -2,8 +2,9 @@
 
 A problem is drawn whole from its seed: depth, width, activation, normalisation, loss, numbers of inputs,
 outputs and examples, batch size, and the scales of inputs, targets and initial weights over decades. It is
-trained with :func:`llqr.presets.step_sizes` around Adam, nothing set by hand. It has *diverged* if its loss
-on all data (BatchNorm in training mode) ends above 1.05 times the initial one or is not finite.
+trained with :func:`llqr.presets.step_sizes` around Adam, nothing set by hand, or by Adam alone. It has
+*diverged* if its loss on all data (BatchNorm in training mode) ends above 1.05 times the initial one or is
+not finite.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ LIKELIHOODS = {
     "absolute": "laplace",
 }
 TOLERANCE = 1.05
+METHODS = {
+    "annealed": "step sizes, in a run whose length is known",
+    "endless": "step sizes, in a run whose length is not",
+    "adam": "Adam with a learning rate",
+}
+"""By what a problem is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,25 +96,40 @@ def draw(seed: int) -> Problem:
     )
 
 
-def train(problem: Problem, steps: int) -> dict[str, Any]:
+def train(
+    problem: Problem, steps: int, method: str = "annealed", learning_rate: float = 1e-3
+) -> dict[str, Any]:
     """Train a problem and return its record.
 
     Args:
         problem: what to train.
         steps: training steps.
+        method: a name of :data:`METHODS`.
+        learning_rate: of Adam; step sizes have none.
 
     Returns:
-        The problem's fields, the losses ``first`` and ``last``, the optimizer's counters and ``diverged``.
+        The problem's fields, method and steps, the losses ``first`` and ``last``, the optimizer's counters if
+        it has some, and ``diverged``.
+
+    Raises:
+        ValueError: for an unknown method.
     """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     torch.manual_seed(problem.seed)
     rng = np.random.default_rng([problem.seed, 1])
     model, data, loss = _network(problem), _data(problem, rng), _loss(problem)
-    optimizer = LLQR(
-        torch.optim.Adam(model.parameters(), betas=(0.9, 0.99)),
-        model,
-        loss,
-        step_sizes(LIKELIHOODS[problem.loss]),
-    )
+    if method == "adam":
+        optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    else:
+        optimizer = LLQR(
+            torch.optim.Adam(model.parameters(), betas=(0.9, 0.99)),
+            model,
+            loss,
+            step_sizes(
+                LIKELIHOODS[problem.loss], total_steps=steps if method == "annealed" else None
+            ),
+        )
 
     def on_everything() -> float:
         with torch.no_grad():
@@ -124,14 +146,20 @@ def train(problem: Problem, steps: int) -> dict[str, Any]:
             batch = (data[0][chosen], data[1][chosen])
             optimizer.zero_grad()
             loss(model(batch[0]), batch).backward()
-            optimizer.step(batch=batch)
+            if isinstance(optimizer, LLQR):
+                optimizer.step(batch=batch)
+            else:
+                optimizer.step()
     last = on_everything()
     diverged = not (math.isfinite(last) and last <= TOLERANCE * first)
     return {
         **asdict(problem),
+        "method": method,
+        "learning_rate": learning_rate if method == "adam" else None,
+        "steps": steps,
         "first": first,
         "last": last,
-        **optimizer.counters(),
+        **(optimizer.counters() if isinstance(optimizer, LLQR) else {}),
         "diverged": diverged,
     }
 
