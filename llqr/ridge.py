@@ -13,8 +13,8 @@ itself found with the ridge:
 
     c = (PᵀHP + ρ diag PᵀHP)⁻¹ Pᵀr,   s = (H + ρ D)⁻¹ (r + ρ D P c),   D_j = H_jj + τ h̄ ‖d_j‖²,
 
-P [n, kinds] being 1 where a direction d_j is of a kind, and h̄ the curvature per squared length along all of
-its kind. Pulled to zero, a few blocks take the whole decrease and the others stand still; pulled together,
+P [n, kinds] being 1 where a direction d_j is of a kind, and h̄ ≥ 0 the curvature per squared length along all
+of its kind. Pulled to zero, a few blocks take the whole decrease and the others stand still; pulled together,
 all of them learn. Without τ nothing would pull where there is no curvature: a bias in front of a
 normalisation changes no output, and its gradient and curvature are rounding, whose quotient may be anything.
 

@@ -107,7 +107,7 @@ class DirectSystem:
         }
 
     def _weights(self, mean_share: float) -> Array:
-        """Return D [n]: H_jj + τ h̄, h̄ the curvature per squared length along all that is of d_j's kind."""
+        """Return D [n]: H_jj + τ h̄, h̄ ≥ 0 the curvature per squared length along all of d_j's kind."""
         backend = self.problem.backend
         diagonal = backend.einsum("ii->i", self.matrix)
         if mean_share == 0.0:
@@ -115,11 +115,9 @@ class DirectSystem:
         kinds = self._kinds()
         curvatures = backend.einsum("ij,ik,kj->j", kinds, self.matrix, kinds)
         squares = backend.einsum("ij,ij->j", kinds, kinds)
-        present = squares > 0.0
-        ones = backend.ones(squares.shape, squares)
-        means = backend.where(present, curvatures, 0.0 * ones) / backend.where(
-            present, squares, ones
-        )
+        convex, ones = curvatures > 0.0, backend.ones(squares.shape, squares)
+        curvatures = backend.where(convex, curvatures, 0.0 * ones)
+        means = curvatures / backend.where(convex, squares, ones)
         return diagonal + mean_share * (self._table() @ means)
 
     def _sources(self) -> list[str]:
