@@ -7,18 +7,24 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def seconds(contestants: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def seconds(
+    contestants: Mapping[str, Callable[[], None]],
+    rounds: int,
+    prepare: Mapping[str, Callable[[], None]] | None = None,
+) -> dict[str, float]:
     """Return the median seconds of every contestant over ``rounds`` interleaved rounds.
 
     Each runs once beforehand, unmeasured (compilation, caches). A contestant must block until its work is
-    done.
+    done. What ``prepare`` has for a contestant runs before it each time and is not measured.
     """
-    for run in contestants.values():
-        run()
+    before = prepare or {}
     taken: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
+    for round_ in range(rounds + 1):
         for name, run in contestants.items():
+            if name in before:
+                before[name]()
             start = time.perf_counter()
             run()
-            taken[name].append(time.perf_counter() - start)
+            if round_ > 0:
+                taken[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in taken.items()}
