@@ -50,8 +50,6 @@ def overhead(network: str, batch: int, rounds: int, device: str) -> list[dict[st
     def adam(case: TorchCase) -> torch.optim.Optimizer:
         return torch.optim.Adam(case.model.parameters(), lr=1e-3, betas=(0.9, 0.99))
 
-    prepare: dict[str, Callable[[], None]] = {}
-
     def backward(case: TorchCase) -> Callable[[], None]:
         def run() -> None:
             for parameter in case.model.parameters():
@@ -61,31 +59,33 @@ def overhead(network: str, batch: int, rounds: int, device: str) -> list[dict[st
 
         return run
 
-    def update(name: str, case: TorchCase, step: Callable[[], Any]) -> Callable[[], None]:
-        prepare[name] = backward(case)
-
+    def finished(case: TorchCase, step: Callable[[], Any]) -> Callable[[], None]:
         def run() -> None:
             step()
             case.wait()
 
         return run
 
-    def solved(name: str, interval: int, **others: Any) -> Callable[[], None]:
+    def solved(interval: int, **others: Any) -> tuple[TorchCase, Callable[[], Any]]:
         case = TorchCase(network, batch, device)
         settings = replace(config, update_interval=interval, **others)
         optimizer = llqr.torch.LLQR(adam(case), case.model, case.loss, settings)
-        return update(name, case, lambda: optimizer.step(batch=piece))
+        return case, lambda: optimizer.step(batch=piece)
 
     # Annealed from the second step on; the first, which is not measured, makes the only refresh.
     annealing = Annealing(total_steps=5)
-    contestants = {
-        "gradient": backward(plain),
-        "adam": update("adam", plain, adam(plain).step),
-        "refresh": solved("refresh", 1),
-        "between": solved("between", 10**9),
-        "annealed": solved("annealed", 10**9, annealing=annealing),
+    updates = {
+        "adam": (plain, adam(plain).step),
+        "refresh": solved(1),
+        "between": solved(10**9),
+        "annealed": solved(10**9, annealing=annealing),
     }
-    taken = timing.seconds(contestants, rounds, prepare)
+    taken = timing.seconds(
+        {"gradient": backward(plain)}
+        | {name: finished(case, step) for name, (case, step) in updates.items()},
+        rounds,
+        prepare={name: backward(case) for name, (case, _) in updates.items()},
+    )
     whole = taken["gradient"] + taken["adam"]
     between, refresh, annealed = (
         (taken["gradient"] + taken[name]) / whole for name in ("between", "refresh", "annealed")

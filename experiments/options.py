@@ -66,6 +66,13 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, help="seconds after which a trial is ended and counts as failed")
 
 
+def add_record_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the folders that records are read from."""
+    parser.add_argument(
+        "folders", nargs="+", type=folder, help="of comparisons, or of collected records"
+    )
+
+
 def add_framework_flag(parser: argparse.ArgumentParser) -> None:
     """Add the choice of frameworks."""
     parser.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=list(FRAMEWORKS))

@@ -151,10 +151,10 @@ def load(spec: TrialSpec, root: Path) -> Record | None:
     return record if record.fingerprint == spec.fingerprint() else None
 
 
-def load_all(root: Path) -> list[Record]:
-    """Return all records below a folder, from their own files or else from a collection."""
+def load_all(*roots: Path) -> list[Record]:
+    """Return all records below folders, from their own files or else from a collection."""
     found = []
-    for path in _files(root):
+    for path in [path for root in roots for path in _files(root)]:
         try:
             content = path.read_bytes()
             content = gzip.decompress(content) if path.name == COLLECTION else content

@@ -21,9 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="report.py",
         description="Write report.html, report.md and figures/ from the records of comparisons.",
     )
-    parser.add_argument(
-        "folders", nargs="+", type=options.folder, help="of comparisons, or of collected records"
-    )
+    options.add_record_folders(parser)
     parser.add_argument("--out", type=options.folder, help="default: the first folder")
     parser.add_argument("--reference", help="submission that ratios are to")
     parser.add_argument("--title", default="Time to target")
@@ -35,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     out = chosen.out or chosen.folders[0]
     try:
-        found = [record for folder in chosen.folders for record in records.load_all(folder)]
+        found = records.load_all(*chosen.folders)
         print(report.write(found, out, reference=chosen.reference, title=chosen.title))
         if chosen.collect:
             records.collect(found, out)

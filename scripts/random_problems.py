@@ -43,13 +43,13 @@ def main() -> None:
     path = options.out / "records.jsonl"
     rate = options.learning_rate if options.method == "adam" else None
     settings = {"method": options.method, "learning_rate": rate, "steps": options.steps}
+    seeds = range(options.first, options.first + options.count)
     records = {
         record["seed"]: record
         for record in json_lines.read(path)
-        if all(record.get(key) == value for key, value in settings.items())
+        if record["seed"] in seeds
+        and all(record.get(key) == value for key, value in settings.items())
     }
-    seeds = range(options.first, options.first + options.count)
-    records = {seed: record for seed, record in records.items() if seed in seeds}
     for seed in seeds:
         if seed in records:
             continue

@@ -85,10 +85,10 @@ class DirectSolve(AbstractInnerSolver):
             ValueError: if the ridge adapts and the model cannot evaluate the loss.
         """
         self.check(problem.blocks)
-        system = assemble(problem, factors)
-        if isinstance(self.relative_ridge, AdaptiveRidge):
-            return self._with_adapted_ridge(system, self.relative_ridge)
-        return self._with_ridge(system, self.relative_ridge)[0]
+        rule = self.relative_ridge
+        if isinstance(rule, AdaptiveRidge):
+            return self._with_adapted_ridge(assemble(problem, factors, rule.mean_share), rule)
+        return self._with_ridge(assemble(problem, factors), rule)[0]
 
     def _with_adapted_ridge(self, system: DirectSystem, rule: AdaptiveRidge) -> SolverResult:
         """Return the result for the first ridge whose step does not raise the loss."""
@@ -109,7 +109,7 @@ class DirectSolve(AbstractInnerSolver):
         resolution = rounding(before) * abs(before)
 
         def tried(used: Array) -> tuple[Array, Array, SolverResult]:
-            pulled = system.pulled_together(used, rule.mean_share, self.relative_cutoff)
+            pulled = system.pulled_together(used, self.relative_cutoff)
             result, coefficients = self._with_ridge(pulled, used)
             gain = before - loss_at(problem.step(inputs, result.factors))
             promised = -system.objective(system.matrix, coefficients)
@@ -123,9 +123,7 @@ class DirectSolve(AbstractInnerSolver):
 
     def _with_ridge(self, system: DirectSystem, ridge: Array | float) -> tuple[SolverResult, Array]:
         """Return the solution if it is good, else the initial factors, and why; and those as s [n]."""
-        rule, problem = self.relative_ridge, system.problem
-        mean_share = rule.mean_share if isinstance(rule, AdaptiveRidge) else 0.0
-        matrix = system.ridged(ridge, mean_share)
+        problem, matrix = system.problem, system.ridged(ridge)
         backend, like = problem.backend, system.right
         unknowns, negative = minimise(
             backend,

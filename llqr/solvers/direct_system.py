@@ -40,6 +40,7 @@ class DirectSystem:
         matrix: H [n, n], without a ridge.
         right: r [n].
         half_right: r_A [n], of every second example of the batch; None if unknown.
+        mean_share: τ ≥ 0 of the ridge's weights (:mod:`llqr.ridge`).
     """
 
     problem: FactorProblem
@@ -50,35 +51,33 @@ class DirectSystem:
     matrix: Array
     right: Array
     half_right: Array | None = None
+    mean_share: float = 0.0
 
-    def ridged(self, ridge: Array | float, mean_share: float = 0.0) -> Array:
-        """Return H + ρ D, where D is diag H and ``mean_share`` τ of the means of its kinds."""
-        unit = identity(self.problem.backend, self.matrix.shape[0], self.matrix)
-        return self.matrix + ridge * (unit * self._weights(mean_share))
+    def ridged(self, ridge: Array | float) -> Array:
+        """Return H + ρ D."""
+        return _ridged(self.problem.backend, self.matrix, ridge, self._weights())
 
-    def pulled_together(
-        self, ridge: Array | float, mean_share: float, relative_cutoff: float
-    ) -> DirectSystem:
+    def pulled_together(self, ridge: Array | float, relative_cutoff: float) -> DirectSystem:
         """Return the system whose ridge pulls to one step size per kind of direction, not to zero.
 
         Args:
             ridge: ρ, of both systems (:mod:`llqr.ridge` has the formula).
-            mean_share: τ.
             relative_cutoff: see :func:`llqr.solvers.quadratic_program.minimise`.
         """
         backend = self.problem.backend
         kinds = self._kinds()
+        lumped = kinds.T @ (self.matrix @ kinds)
         nothing = backend.zeros((kinds.shape[1],), self.right)
         common, _ = minimise(
             backend,
-            _ridged(backend, kinds.T @ (self.matrix @ kinds), ridge),
+            _ridged(backend, lumped, ridge, backend.einsum("ii->i", lumped)),
             kinds.T @ self.right,
             nothing,
             relative_cutoff=relative_cutoff,
             lower=nothing if self.problem.bounded else None,
         )
         target = kinds @ backend.where(backend.isfinite(common), common, nothing)
-        pull = ridge * (self._weights(mean_share) * target)
+        pull = ridge * (self._weights() * target)
         return replace(self, right=self.right + pull)
 
     def noise(self) -> Array | None:
@@ -98,27 +97,30 @@ class DirectSystem:
     def along(self) -> dict[str, tuple[Array, Array]]:
         """Return ⟨x, g⟩ and ⟨x, (C + λI) x⟩ for every source x that all blocks have."""
         kinds = self._kinds()
-        slopes = kinds.T @ self.right
-        curvatures = self.problem.backend.einsum("ij,ik,kj->j", kinds, self.matrix, kinds)
+        slopes, curvatures = kinds.T @ self.right, self._curvatures(kinds)
         return {
             name: (slopes[index], curvatures[index])
             for index, name in enumerate(self._sources())
             if all(name in block.structure.sources for block in self.problem.blocks)
         }
 
-    def _weights(self, mean_share: float) -> Array:
+    def _curvatures(self, kinds: Array) -> Array:
+        """Return ⟨x, (C + λI) x⟩ of every source x, [kinds]."""
+        return self.problem.backend.einsum("ij,ik,kj->j", kinds, self.matrix, kinds)
+
+    def _weights(self) -> Array:
         """Return D [n]: H_jj + τ h̄, h̄ ≥ 0 the curvature per squared length along all of d_j's kind."""
         backend = self.problem.backend
         diagonal = backend.einsum("ii->i", self.matrix)
-        if mean_share == 0.0:
+        if self.mean_share == 0.0:
             return diagonal
         kinds = self._kinds()
-        curvatures = backend.einsum("ij,ik,kj->j", kinds, self.matrix, kinds)
+        curvatures = self._curvatures(kinds)
         squares = backend.einsum("ij,ij->j", kinds, kinds)
         convex, ones = curvatures > 0.0, backend.ones(squares.shape, squares)
         curvatures = backend.where(convex, curvatures, 0.0 * ones)
         means = curvatures / backend.where(convex, squares, ones)
-        return diagonal + mean_share * (self._table() @ means)
+        return diagonal + self.mean_share * (self._table() @ means)
 
     def _sources(self) -> list[str]:
         return sorted({name for block in self.problem.blocks for name in block.structure.sources})
@@ -160,12 +162,15 @@ class DirectSystem:
         return self.problem.first_owner(abs(coefficients) < float("inf"), owners)
 
 
-def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
+def assemble(
+    problem: FactorProblem, factors: BlockFactors, mean_share: float = 0.0
+) -> DirectSystem:
     """Return the system of a problem whose blocks all have few factors.
 
     Args:
         problem: the inner problem.
         factors: where the solve starts.
+        mean_share: τ ≥ 0.
     """
     backend, inputs, blocks, model = (
         problem.backend,
@@ -204,6 +209,7 @@ def assemble(problem: FactorProblem, factors: BlockFactors) -> DirectSystem:
         matrix=0.5 * (matrix + matrix.T),
         right=pulled(model.gradient),
         half_right=None if problem.half_gradient is None else pulled(problem.half_gradient),
+        mean_share=mean_share,
     )
 
 
@@ -233,9 +239,9 @@ def _directions(
     ]
 
 
-def _ridged(backend: Backend, matrix: Array, ridge: Array | float) -> Array:
-    unit = identity(backend, matrix.shape[0], matrix)
-    return matrix + ridge * (unit * backend.einsum("ii->i", matrix))
+def _ridged(backend: Backend, matrix: Array, ridge: Array | float, weights: Array) -> Array:
+    """Return H + ρ D for the diagonal ``weights`` of D."""
+    return matrix + ridge * (identity(backend, matrix.shape[0], matrix) * weights)
 
 
 def _owners(blocks: Sequence[Block]) -> np.ndarray:

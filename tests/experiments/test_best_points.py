@@ -16,10 +16,9 @@ def trial(number, steps=None, **changes):
 
 
 def test_fewest_steps_come_first_then_the_best_metric():
-    missed = [trial(1, best=0.8), trial(2, best=0.94), trial(3, best=float("nan"))]
-    failed = trial(4, reason="killed")
-    assert best([*missed, failed]).spec.trial == 2
-    assert best([*missed, trial(5, 60), trial(6, 40), failed]).spec.trial == 6
+    missed = [trial(1, best=0.8), trial(2, best=0.94)]
+    assert best(missed).spec.trial == 2
+    assert best([*missed, trial(5, 60), trial(6, 40)]).spec.trial == 6
 
 
 def test_a_loss_is_better_if_it_is_lower():
@@ -29,9 +28,11 @@ def test_a_loss_is_better_if_it_is_lower():
     assert best(found).spec.trial == 2
 
 
-def test_without_a_result_there_is_no_best():
-    with pytest.raises(ExperimentError, match="no trial with a result"):
-        best([trial(1, reason="killed")])
+def test_trials_without_a_result_do_not_count():
+    useless = [trial(1, reason="killed"), trial(2, best=float("nan"))]
+    with pytest.raises(ExperimentError, match="no trials with hyperparameters and a result in jax"):
+        spaces(useless, "jax")
+    assert list(spaces([*useless, trial(3, submission="muon")], "jax")) == ["muon_digits"]
 
 
 def test_the_command_writes_spaces_that_the_runner_reads(tmp_path, capsys):
@@ -58,4 +59,4 @@ def test_the_command_writes_spaces_that_the_runner_reads(tmp_path, capsys):
     assert main([str(tmp_path), "--out", str(tmp_path / "pytorch")]) == 0
     capsys.readouterr()
     assert main([str(tmp_path / "nothing"), "--out", str(out)]) == 2
-    assert "no trials with hyperparameters in pytorch" in capsys.readouterr().err
+    assert "no trials with hyperparameters and a result in pytorch" in capsys.readouterr().err
