@@ -16,6 +16,7 @@ from llqr.averaging import average
 from llqr.backend import Array, Backend, Tensors
 from llqr.damping import GradientNormDamping
 from llqr.lengths import Lengths, length_factor, unmeasured, with_another
+from llqr.multiplier import Multiplier, initial
 from llqr.quadratic import QuadraticModel
 from llqr.reach import reaches, shortened, unbounded
 from llqr.safeguards import finite_or, grafted
@@ -73,7 +74,8 @@ class Preconditioner:
         """Return the initial state.
 
         Args:
-            like: one array per parameter in the dtype factors shall have (float32 or float64).
+            like: the parameters by name, in the dtype factors shall have (float32 or float64). A multiplier
+                keeps them, without it any arrays of that dtype will do.
         """
         one = next(iter(like.values()))
         zero, number = self.backend.integer(0, one), self.backend.asarray(0.0, one)
@@ -90,6 +92,7 @@ class Preconditioner:
             smoothness=self.backend.asarray(gamma, one),
             ridge=self.backend.asarray(self.config.inner_solver.initial_ridge, one),
             lengths=unmeasured(self.backend, self._names, number),
+            multiplier=initial(self.backend, self._anchored(like), number),
             reach={block.name: unbounded(self.backend, number) for block in self.blocks},
             last_fit=FitReport(
                 status=zero,
@@ -115,6 +118,7 @@ class Preconditioner:
         sources: Mapping[str, Tensors],
         partly_unseen: Mapping[str, Tensors] | None = None,
         half_gradient: Tensors | None = None,
+        parameters: Tensors | None = None,
     ) -> PreconditionerState:
         """Fit the factors on one quadratic model and average them into use.
 
@@ -128,6 +132,7 @@ class Preconditioner:
                 (:mod:`llqr.holdout`), None for no judgement by them.
             half_gradient: gradient of every second example of the model's batch, None for no estimate of
                 the noise in the model's gradient (:mod:`llqr.ridge`).
+            parameters: where the model is, by name; needed by a multiplier (:mod:`llqr.multiplier`).
 
         Returns:
             The new state. Factors stay finite: a fit that fails leaves them as they were.
@@ -143,6 +148,7 @@ class Preconditioner:
             self._check_sources(partly_unseen, self.sources)
         if half_gradient is not None:
             check_arrays("half_gradient", half_gradient, self.shapes)
+        multiplier = self._multiplier(state, model, sources, parameters)
         damping = fitting.damping(backend, config, model, state)
         start = state.factors if config.warm_start else self.identity(model.gradient)
         damped = model.with_damping(damping)
@@ -170,6 +176,7 @@ class Preconditioner:
             smoothness=smoothness,
             ridge=state.ridge if result.ridge is None else result.ridge,
             lengths=lengths,
+            multiplier=multiplier,
             last_fit=FitReport(
                 status=result.status,
                 objective_start=result.objective_start,
@@ -234,6 +241,21 @@ class Preconditioner:
             for block in self.blocks
         }
 
+    def check_anchor(self, anchor: Mapping[str, Array]) -> None:
+        """Raise unless a state holds the parameters that a multiplier keeps.
+
+        Raises:
+            ValueError: if it does not, or holds some without a multiplier.
+        """
+        expected = {} if self.config.multiplier is None else self.shapes
+        found = {name: tuple(value.shape) for name, value in anchor.items()}
+        if found != expected:
+            raise ValueError(
+                "state is of another configuration: its multiplier must keep "
+                f"{len(expected)} parameters of the shapes {expected}, got {found}; use the configuration it "
+                "was made with"
+            )
+
     def _check_sources(self, sources: Mapping[str, Tensors], needed: frozenset[str]) -> None:
         for name in sorted(needed):
             if name not in sources:
@@ -252,6 +274,8 @@ class Preconditioner:
         values, bad = finite_or(backend, self._applied(state.factors, sources), plain)
         if self.config.growth is not None:
             values = shortened(backend, values, self._in_order(state.reach), self.config.growth)
+        if self.config.multiplier is not None:
+            values = [state.multiplier.value * value for value in values]
         result: Tensors = {}
         for block, value in zip(self.blocks, values, strict=True):
             result.update(block.split(value))
@@ -275,6 +299,37 @@ class Preconditioner:
 
     def _in_order(self, by_block: Mapping[str, Array]) -> list[Array]:
         return [by_block[block.name] for block in self.blocks]
+
+    def _anchored(self, parameters: Tensors) -> Tensors:
+        """Return what a multiplier keeps of the parameters."""
+        if self.config.multiplier is None:
+            return {}
+        return {name: parameters[name] for name in self.shapes}
+
+    def _multiplier(
+        self,
+        state: PreconditionerState,
+        model: QuadraticModel,
+        sources: Mapping[str, Tensors],
+        parameters: Tensors | None,
+    ) -> Multiplier:
+        """Return the factor on steps until the next fit."""
+        rule = self.config.multiplier
+        if rule is None:
+            return state.multiplier
+        if parameters is None:
+            raise ValueError(
+                "parameters must be given to a fit with a multiplier, got None; pass where the model is"
+            )
+        self._check_sources(sources, frozenset({"gradient"}))
+        check_arrays("parameters", parameters, self.shapes)
+        return rule.following(
+            self.backend,
+            state.multiplier,
+            sources["gradient"],
+            self._anchored(parameters),
+            model.initial_loss(),
+        )
 
     def _reach(
         self, state: PreconditionerState, factors: BlockFactors, sources: Mapping[str, Tensors]

@@ -15,6 +15,7 @@ from llqr.annealing import Annealing
 from llqr.config import LLQRConfig, check_known, configure
 from llqr.intervals import AdaptiveInterval, Interval
 from llqr.metrics import AbstractMetric
+from llqr.multiplier import AdaptiveMultiplier
 from llqr.ridge import AdaptiveRidge
 from llqr.solvers import ConjugateGradient, DirectSolve
 from llqr.structures import Span
@@ -112,7 +113,9 @@ def step_sizes(
     was measured with. How far the quadratic model is trusted follows the losses its steps lead to
     (:mod:`llqr.ridge`), on examples that they were made of and on others (:mod:`llqr.holdout`); how long a
     solution is used follows how fast it moves (:mod:`llqr.intervals`). Where the length of the run is known,
-    its last four fifths anneal lengths measured in the first tenth (:mod:`llqr.annealing`).
+    its last four fifths anneal lengths measured in the first tenth (:mod:`llqr.annealing`). Where it is not,
+    steps get shorter that went too far (:mod:`llqr.multiplier`), which takes the memory of the parameters
+    once more.
 
     Args:
         likelihood: loss type whose Fisher F is used, a name or a metric.
@@ -124,6 +127,11 @@ def step_sizes(
     Raises:
         ValueError: for unknown names, listing the known ones, or values out of range.
     """
+    endless = (
+        total_steps is None
+        and overrides.get("apply_to", "update") == "update"
+        and overrides.get("grafting", "none") == "none"
+    )
     settings: dict[str, Any] = {
         "annealing": None if total_steps is None else Annealing(total_steps=total_steps),
         "curvature": "fisher",
@@ -134,6 +142,7 @@ def step_sizes(
         "ema_decay": 0.5,
         "ema_debias": True,
         "growth": GROWTH,
+        "multiplier": AdaptiveMultiplier() if endless else None,
         "held_out": None if "inner_solver" in overrides else 1.0,
         "warm_start": True,
         "apply_to": "update",

@@ -12,6 +12,7 @@ from llqr.annealing import Annealing
 from llqr.curvature import AbstractCurvature
 from llqr.damping import ConstantDamping, Damping, GradientNormDamping
 from llqr.intervals import AdaptiveInterval, Interval, Schedule
+from llqr.multiplier import AdaptiveMultiplier
 from llqr.structures.base import AbstractStructure
 from llqr.structures.blocks import Fold, StructureChoice
 
@@ -35,6 +36,8 @@ class LLQRConfig:
         apply_to: precondition the ``"gradient"`` before the base optimizer or its ``"update"`` after.
         growth: κ ≥ 1, how many times as long as at its last fit a block's U x may become
             (:mod:`llqr.reach`); None for no bound.
+        multiplier: rule for a factor on U x (:mod:`llqr.multiplier`), None for 1; needs
+            ``apply_to="update"`` and no grafting.
         held_out: ψ in (0, 1], share of the training gradient's examples that the batch given to a fit
             makes up (1 if they are the same): step sizes are then also judged as if every second example
             of the fit had not been in the gradient (:mod:`llqr.holdout`), and the noise of the gradient is
@@ -58,6 +61,7 @@ class LLQRConfig:
     chunk_size: int | None = None
     apply_to: Literal["gradient", "update"] = "gradient"
     growth: float | None = None  # κ
+    multiplier: AdaptiveMultiplier | None = None
     held_out: float | None = None  # ψ
     annealing: Annealing | None = None
     grafting: Literal["none", "norm"] = "none"
@@ -85,6 +89,7 @@ class LLQRConfig:
                 "growth=1.5"
             )
         self._check_held_out()
+        self._check_multiplier()
         for name in ("ema_debias", "warm_start"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(
@@ -110,6 +115,16 @@ class LLQRConfig:
                 "DirectSolve(relative_ridge=AdaptiveRidge()) or held_out=None"
             )
 
+    def _check_multiplier(self) -> None:
+        if self.multiplier is None:
+            return
+        if self.apply_to != "update" or self.grafting != "none":
+            raise ValueError(
+                "a multiplier changes the length of steps, which neither a base optimizer's gradient nor a "
+                'grafted update has: apply_to must be "update" and grafting "none", got '
+                f"{self.apply_to!r} and {self.grafting!r}; or pass multiplier=None"
+            )
+
     def _check_objects(self) -> None:
         """Raise unless every setting that must be an object is one.
 
@@ -132,6 +147,10 @@ class LLQRConfig:
             "annealing": (
                 self.annealing is None or isinstance(self.annealing, Annealing),
                 "Annealing(total_steps=1000), or None",
+            ),
+            "multiplier": (
+                self.multiplier is None or isinstance(self.multiplier, AdaptiveMultiplier),
+                "AdaptiveMultiplier(), or None",
             ),
             "fold": (self.fold is None or callable(self.fold), "structures.fold_output_last"),
         }

@@ -25,6 +25,7 @@ from llqr.divergences import (
     Laplace,
     Renyi,
 )
+from llqr.multiplier import AdaptiveMultiplier
 from llqr.preconditioner import Preconditioner
 from llqr.solvers import Status
 from llqr.structures import fold_output_last
@@ -292,15 +293,44 @@ def test_training_steps_agree(apply_to, annealing):
         apply_to=apply_to,
         annealing=annealing,
     )
+    check_training(case, config)
+
+
+def test_training_steps_agree_where_a_multiplier_shortens_them():
+    case = CASES["categorical"]
+    config = configure(
+        curvature=case.curvature,
+        solver_options={"steps": 1, "learning_rate": 1e-6},  # nearly the identity
+        update_interval=2,
+        apply_to="update",
+        multiplier=AdaptiveMultiplier(),
+    )
+    multiplier = check_training(case, config, rate=40.0, steps=8)
+    assert int(multiplier.losses) == 4
+    assert 0.125 <= float(multiplier.value) < 1.0
+
+
+def check_training(case: Case, config: Any, **settings: Any) -> Any:
+    """Compare parameters and what a multiplier knows after some steps; return the latter."""
     arrays = numpy_batch(False)
-    expected = named({"": torch_training(case, config, arrays)})
-    actual = named({"": jax_training(case, config, arrays)})
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(actual[name], value, rtol=TOLERANCE, atol=TOLERANCE)
+    expected, own = torch_training(case, config, arrays, **settings)
+    actual, other = jax_training(case, config, arrays, **settings)
+    pairs = [(named({"": expected}), named({"": actual}))]
+    pairs.append((own.multiplier._asdict(), other.multiplier._asdict()))
+    for ours, theirs in pairs:
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - {"anchor"}:
+            np.testing.assert_allclose(theirs[name], ours[name], rtol=TOLERANCE, atol=TOLERANCE)
+    for name, value in own.multiplier.anchor.items():
+        np.testing.assert_allclose(
+            other.multiplier.anchor[name.replace(".", "/")], value, rtol=TOLERANCE, atol=TOLERANCE
+        )
+    return other.multiplier
 
 
-def torch_training(case: Case, config: Any, arrays: Any) -> dict[str, Any]:
+def torch_training(
+    case: Case, config: Any, arrays: Any, rate: float = 0.1, steps: int = 4
+) -> tuple[dict[str, Any], Any]:
     model = Network()
     batch = tuple(torch.tensor(array) for array in arrays)
 
@@ -308,20 +338,23 @@ def torch_training(case: Case, config: Any, arrays: Any) -> dict[str, Any]:
         return case.loss(lambda x: torch.log_softmax(x, -1), None, outputs, *batch[1:])
 
     optimizer = llqr.torch.LLQR(
-        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9),
         model,
         loss,
         config,
         outputs_fn=lambda model, batch: model(batch[0])[0],
     )
-    for _ in range(4):
+    for _ in range(steps):
         optimizer.zero_grad()
         loss(model(batch[0])[0], batch).backward()
         optimizer.step(batch=batch)
-    return {name.replace(".", "/"): value for name, value in model.named_parameters()}
+    found = {name.replace(".", "/"): value for name, value in model.named_parameters()}
+    return found, optimizer._state
 
 
-def jax_training(case: Case, config: Any, arrays: Any) -> dict[str, Any]:
+def jax_training(
+    case: Case, config: Any, arrays: Any, rate: float = 0.1, steps: int = 4
+) -> tuple[dict[str, Any], Any]:
     batch = tuple(map(jnp.asarray, arrays))
 
     def outputs(params, batch):
@@ -332,7 +365,7 @@ def jax_training(case: Case, config: Any, arrays: Any) -> dict[str, Any]:
         return case.loss(jax.nn.log_softmax, None, outputs, *batch[1:])
 
     optimizer = llqr.jax.llqr(
-        optax.sgd(0.1, momentum=0.9), outputs_fn=outputs, loss_fn=loss, config=config
+        optax.sgd(rate, momentum=0.9), outputs_fn=outputs, loss_fn=loss, config=config
     )
     params = jax.tree.map(jnp.asarray, weights())
     state = optimizer.init(params)
@@ -343,7 +376,7 @@ def jax_training(case: Case, config: Any, arrays: Any) -> dict[str, Any]:
         updates, state = optimizer.update(gradient, state, params, batch=batch)
         return optax.apply_updates(params, updates), state
 
-    for _ in range(4):
+    for _ in range(steps):
         params, state = step(params, state)
-    assert int(state.preconditioner.fits) == 2
-    return llqr.jax.named_leaves(params)
+    assert int(state.preconditioner.fits) == steps // 2
+    return llqr.jax.named_leaves(params), state.preconditioner

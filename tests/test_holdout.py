@@ -26,13 +26,13 @@ def judged(monkeypatch):
     found = []
     original = Preconditioner.fit
 
-    def fit(self, state, model, sources, partly_unseen=None, half_gradient=None):
+    def fit(self, state, model, sources, partly_unseen=None, half_gradient=None, parameters=None):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(model.gradient)):
             given = (sources, partly_unseen, half_gradient)
             jax.debug.callback(lambda *numbers: found.append(numbers), *given)
         else:
             found.append((dict(sources), partly_unseen, half_gradient))
-        return original(self, state, model, sources, partly_unseen, half_gradient)
+        return original(self, state, model, sources, partly_unseen, half_gradient, parameters)
 
     monkeypatch.setattr(Preconditioner, "fit", fit)
     return found

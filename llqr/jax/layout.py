@@ -62,6 +62,7 @@ def check_layout(
         block.name: block.structure.factor_shapes(block.block_shape)
         for block in preconditioner.blocks
     }
+    preconditioner.check_anchor(state.multiplier.anchor)
     layout = preconditioner.layout()
     for name in expected:
         if name not in state.factors:

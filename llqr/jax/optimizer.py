@@ -143,6 +143,7 @@ class _Wrapper:
         check_layout(state.preconditioner, preconditioner, naming)
         gradient = naming.flatten(updates, "updates")
         finite = tensors.all_finite(self.backend, gradient)
+        values = naming.flatten(params, "params")
 
         def updated(steered: Tensors) -> tuple[dict[str, Tensors], Any, Any]:
             """Return what the base optimizer makes of a gradient: sources, its update and its state."""
@@ -164,7 +165,7 @@ class _Wrapper:
                     own = sources
                     steered = fit_batch.partly_unseen(gradient, seen, model.gradient)
                     unseen = None if steered is None else updated(steered)[0]
-                return fitted(preconditioner, old, model, own, unseen, seen)
+                return fitted(preconditioner, old, model, own, unseen, seen, values)
 
             due = finite & preconditioner.is_due(state.preconditioner)
             refresh = with_fast_convolutions(fit)
@@ -180,8 +181,8 @@ class _Wrapper:
             steered, inner = precondition(sources)
             result = like_tree(tensors.scale(-1.0, steered), result)
         new = LLQRState(preconditioner.advance(inner), base, state.skipped)
-        # Factors change in fits alone, which a gradient that is not finite has ruled out already.
-        kept = state.preconditioner._replace(factors=inner.factors)
+        # These change in fits alone, which a gradient that is not finite has ruled out already.
+        kept = state.preconditioner._replace(factors=inner.factors, multiplier=inner.multiplier)
         old = LLQRState(kept, state.base, state.skipped + 1)
         zeros = jax.tree.map(jnp.zeros_like, result)
         return self.backend.select(finite, (result, new), (zeros, old))
@@ -219,6 +220,7 @@ def fitted(
     sources: dict[str, Tensors],
     unseen: dict[str, Tensors] | None = None,
     seen_gradient: Tensors | None = None,
+    parameters: Tensors | None = None,
 ) -> PreconditionerState:
     """Return the state after a fit, in the dtypes it had.
 
@@ -229,8 +231,9 @@ def fitted(
         sources: what U is fitted on.
         unseen: the same had it not seen the whole batch, None for no judgement by it.
         seen_gradient: gradient of every second example, None for no estimate of the noise.
+        parameters: where the model is; needed by a multiplier.
     """
-    new = preconditioner.fit(state, model, sources, unseen, seen_gradient)
+    new = preconditioner.fit(state, model, sources, unseen, seen_gradient, parameters)
     return jax.tree.map(lambda value, old: value.astype(old.dtype), new, state)
 
 

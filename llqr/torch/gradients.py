@@ -76,6 +76,10 @@ class Snapshot:
         # Some optimizers count steps, or keep estimates, in their groups.
         self._groups = [] if base is None else [_options(group) for group in base.param_groups]
 
+    def values_in(self, dtype: torch.dtype) -> Tensors:
+        """Return the copies of the parameters in a dtype."""
+        return {name: value.to(dtype) for name, value in self.values.items()}
+
     def restore_parameters(self) -> None:
         """Write the parameters back."""
         for name, parameter in self._parameters.items():

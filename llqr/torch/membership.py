@@ -56,11 +56,15 @@ class Membership:
 
     def init(self) -> PreconditionerState:
         """Return the state before any step."""
-        return self.preconditioner.init(dict.fromkeys(self.parameters, self.like))
+        if self.preconditioner.config.multiplier is None:
+            return self.preconditioner.init(dict.fromkeys(self.parameters, self.like))
+        return self.preconditioner.init(
+            {name: p.detach().to(self.dtype, copy=True) for name, p in self.parameters.items()}
+        )
 
     def carry_over(self, old: Membership, saved: PreconditionerState) -> PreconditionerState:
         """Return the state for these parameters, with the factors of unchanged blocks."""
-        return state.carry_over(self.preconditioner, old.preconditioner, saved, self.like)
+        return state.carry_over(self.preconditioner, old.preconditioner, saved, self.init())
 
     def is_current(self, groups: Groups) -> bool:
         """Are the groups' parameters, their dtypes, devices and ``requires_grad`` as they were."""

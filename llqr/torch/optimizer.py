@@ -92,7 +92,7 @@ class LLQR(AbstractWrapper):
         """The settings; others may be set between steps, if the structure stays.
 
         Raises:
-            ValueError: on setting, if the structure is another one.
+            ValueError: on setting, if the structure is another one, or a multiplier comes or goes.
         """
         return self._members.preconditioner.config
 
@@ -103,6 +103,11 @@ class LLQR(AbstractWrapper):
                 "config must keep structure and apply_to, got "
                 f"{config.structure!r} on the {config.apply_to} for {self.config.structure!r} on the "
                 f"{self.config.apply_to}; build a new optimizer for that"
+            )
+        if (config.multiplier is None) != (self.config.multiplier is None):
+            raise ValueError(
+                "config must keep a multiplier or the lack of one, got "
+                f"{config.multiplier!r} for {self.config.multiplier!r}; build a new optimizer for that"
             )
         self._members.preconditioner.config = config
 
@@ -221,7 +226,8 @@ class LLQR(AbstractWrapper):
             made = sources.of_update(before, members.parameters, gradient, members.dtype)
             if fit_batch is not None:
                 before.restore_parameters()
-                self._fit(self._model(fit_batch), made, unseen, seen)
+                values = before.values_in(members.dtype)
+                self._fit(self._model(fit_batch), made, unseen, seen, values)
             moved = self._precondition(made)
             for name, parameter in members.parameters.items():
                 if parameter.grad is not None:
@@ -254,10 +260,13 @@ class LLQR(AbstractWrapper):
         vectors: Sources,
         unseen: Sources | None,
         seen_gradient: Tensors | None,
+        parameters: Tensors | None = None,
     ) -> None:
         preconditioner = self._members.preconditioner
         with without_autocast(self._members.like.device):
-            fitted = preconditioner.fit(self._state, model, vectors, unseen, seen_gradient)
+            fitted = preconditioner.fit(
+                self._state, model, vectors, unseen, seen_gradient, parameters
+            )
         self._take(state.in_all_processes(fitted, self.process_group))
         if int(self._state.last_fit.status) == Status.NOT_FINITE:
             message = reporting.failed_fit(self.last_fit)

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from llqr.lengths import Lengths
+from llqr.multiplier import Multiplier
 from llqr.preconditioner import FitReport, Preconditioner, PreconditionerState
 from llqr.torch.distributed import ProcessGroup, from_first_process
 
-VERSION = 5
+VERSION = 6
 KEY = "llqr"
 """Where this state stands beside the base optimizer's ``"state"`` and ``"param_groups"``."""
 
@@ -35,6 +36,13 @@ def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: in
             "common": state.lengths.common.detach().clone(),
             "steps": int(state.lengths.steps),
             "relative": _copied(state.lengths.relative),
+        },
+        "multiplier": {
+            "value": state.multiplier.value.detach().clone(),
+            "failures": int(state.multiplier.failures),
+            "level": state.multiplier.level.detach().clone(),
+            "losses": int(state.multiplier.losses),
+            "anchor": _copied(state.multiplier.anchor),
         },
         "last_fit": {name: value.clone() for name, value in state.last_fit._asdict().items()},
     }
@@ -66,6 +74,7 @@ def check(preconditioner: Preconditioner, saved: Any) -> None:
                 "state; build the optimizer with the structure, model and param groups it was "
                 "saved with"
             )
+    preconditioner.check_anchor(own["multiplier"]["anchor"])
     for block in preconditioner.blocks:
         shapes = block.structure.factor_shapes(block.block_shape)
         given = {k: tuple(v.shape) for k, v in own["factors"].get(block.name, {}).items()}
@@ -89,7 +98,7 @@ def unpack(
             for name, value in own["last_fit"].items()
         }
     )
-    lengths = own["lengths"]
+    lengths, multiplier = own["lengths"], own["multiplier"]
     state = PreconditionerState(
         factors={
             block: {name: number(factor, like).clone() for name, factor in factors.items()}
@@ -104,6 +113,15 @@ def unpack(
                 block: number(value, like).clone() for block, value in lengths["relative"].items()
             },
         ),
+        multiplier=Multiplier(
+            value=number(multiplier["value"], like).clone(),
+            failures=integer(multiplier["failures"], like),
+            level=number(multiplier["level"], like).clone(),
+            losses=integer(multiplier["losses"], like),
+            anchor={
+                name: number(value, like).clone() for name, value in multiplier["anchor"].items()
+            },
+        ),
         **{name: number(own["numbers"][name], like).clone() for name in _NUMBERS},
         **{name: integer(counters[name], like) for name in _COUNTERS},
     )
@@ -111,13 +129,14 @@ def unpack(
 
 
 def carry_over(
-    preconditioner: Preconditioner, old: Preconditioner, state: PreconditionerState, like: Tensor
+    preconditioner: Preconditioner,
+    old: Preconditioner,
+    state: PreconditionerState,
+    fresh: PreconditionerState,
 ) -> PreconditionerState:
     """Return the state for changed parameters: unchanged blocks keep their factors, others start over."""
     before, after = old.layout(), preconditioner.layout()
-    fresh = preconditioner.init(
-        {name: like for b in preconditioner.blocks for name in b.parameters}
-    )
+    like = fresh.ridge
     kept = {
         block: {name: factor.to(like) for name, factor in state.factors[block].items()}
         for block in after
@@ -135,6 +154,16 @@ def carry_over(
                 **{block: state.lengths.relative[block].to(like) for block in kept},
             },
         ),
+        multiplier=Multiplier(
+            value=state.multiplier.value.to(like),
+            failures=state.multiplier.failures.to(like.device),
+            level=state.multiplier.level.to(like),
+            losses=state.multiplier.losses.to(like.device),
+            anchor={
+                name: state.multiplier.anchor.get(name, value).to(like)
+                for name, value in fresh.multiplier.anchor.items()
+            },
+        ),
         last_fit=FitReport(
             *(v.to(like) if v.is_floating_point() else v.to(like.device) for v in state.last_fit)
         ),
@@ -150,9 +179,14 @@ def in_all_processes(
     values = fitted._asdict() | {
         "last_fit": fitted.last_fit._asdict(),
         "lengths": fitted.lengths._asdict(),
+        "multiplier": fitted.multiplier._asdict(),
     }
     same = from_first_process(values, group)
-    nested = {"last_fit": FitReport(**same["last_fit"]), "lengths": Lengths(**same["lengths"])}
+    nested = {
+        "last_fit": FitReport(**same["last_fit"]),
+        "lengths": Lengths(**same["lengths"]),
+        "multiplier": Multiplier(**same["multiplier"]),
+    }
     return PreconditionerState(**same | nested)
 
 

@@ -60,6 +60,16 @@ def test_whole_batches_do_not_diverge(seed):
     assert not record["diverged"], record
 
 
+# A handful of examples per batch: without a multiplier each of them ends above its first loss.
+SMALL = [35, 118, 262, 382, 402]
+
+
+@pytest.mark.parametrize("seed", SMALL)
+def test_small_batches_do_not_diverge(seed):
+    record = train(draw(seed), 60, "endless")
+    assert not record["diverged"], record
+
+
 def test_the_script_goes_on_where_it_was(tmp_path):
     def run(count, *more):
         command = [sys.executable, "-m", "scripts.random_problems", "--out", str(tmp_path)]

@@ -9,6 +9,7 @@ import pytest
 
 import llqr.jax
 from llqr import structures
+from llqr.multiplier import AdaptiveMultiplier
 from tests.jax import networks
 from tests.jax.training import (
     make,
@@ -85,3 +86,7 @@ def test_a_state_of_another_configuration_is_refused():
     with pytest.raises(ValueError, match="must be float64, got float32"):
         llqr.jax.check_state(half, case.params, quick_config())
     llqr.jax.check_state(state, case.params, quick_config())
+    keeping = quick_config(apply_to="update", multiplier=AdaptiveMultiplier())
+    with pytest.raises(ValueError, match=r"its multiplier must keep 4 parameters .*got \{\}"):
+        llqr.jax.check_state(state, case.params, keeping)
+    llqr.jax.check_state(make(case, base, keeping).init(case.params), case.params, keeping)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import llqr.torch
+from llqr.multiplier import AdaptiveMultiplier
 from tests.torch import networks as nets
 from tests.torch.training import (
     backward,
@@ -107,6 +108,41 @@ def test_a_group_added_to_the_base_and_a_parameter_unfrozen_later_are_noticed():
     model[0].weight.grad = None
     train(model, optimizer, batches(), 1)
     assert "0.weight" not in optimizer.factors()
+
+
+def test_a_multiplier_follows_parameters_that_come_and_are_cast():
+    model = network()
+    optimizer = wrap(
+        model,
+        torch.optim.SGD(model[3].parameters(), lr=0.1),
+        fast(apply_to="update", update_interval=1, multiplier=AdaptiveMultiplier()),
+    )
+    train(model, optimizer, batches(), 2)
+    before = optimizer.state_dict()["llqr"]["multiplier"]
+    optimizer.add_param_group({"params": list(model[0].parameters())})
+    after = optimizer.state_dict()["llqr"]["multiplier"]
+    assert list(after["anchor"]) == ["0.weight", "0.bias", "3.weight", "3.bias"]
+    for name in ("3.weight", "3.bias"):
+        assert torch.equal(after["anchor"][name], before["anchor"][name])
+    for name in ("0.weight", "0.bias"):
+        assert torch.equal(after["anchor"][name], model.get_parameter(name))
+        assert after["anchor"][name].data_ptr() != model.get_parameter(name).data_ptr()
+    assert (after["losses"], after["level"]) == (2, before["level"])
+    model.float()
+    train(model, optimizer, batches(torch.float32), 1)
+    cast = optimizer.state_dict()["llqr"]["multiplier"]
+    assert {value.dtype for value in cast["anchor"].values()} == {torch.float32}
+    assert cast["losses"] == 3
+
+
+def test_a_multiplier_neither_comes_nor_goes_between_steps():
+    model = network()
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = wrap(model, base, fast(apply_to="update"))
+    with pytest.raises(ValueError, match="config must keep a multiplier or the lack of one"):
+        optimizer.config = fast(apply_to="update", multiplier=AdaptiveMultiplier())
+    optimizer.config = fast(apply_to="update", update_interval=7)
+    assert optimizer.config.update_interval == 7
 
 
 def test_factors_follow_a_model_that_is_cast_during_training():

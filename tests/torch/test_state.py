@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from llqr.annealing import Annealing
+from llqr.multiplier import AdaptiveMultiplier
 from tests.torch.training import (
     BASES,
     batches,
@@ -50,6 +51,23 @@ def test_a_run_resumed_before_its_annealing_equals_an_uninterrupted_one(apply_to
     assert lengths["steps"] == rule.measured_until == 5
     assert float(lengths["common"]) not in (0.0, 1.0)
     assert 1.0 not in [float(value) for value in lengths["relative"].values()]
+
+
+def test_a_run_with_a_multiplier_resumed_equals_an_uninterrupted_one(monkeypatch):
+    # Steps that are far too long, and factors that stay near the identity.
+    monkeypatch.setitem(BASES, "rough", lambda parameters: torch.optim.SGD(parameters, lr=50.0))
+    (state, *_) = check_resumed(
+        "rough",
+        apply_to="update",
+        update_interval=1,
+        inner_solver="momentum",
+        solver_options={"steps": 1, "learning_rate": 1e-6},
+        multiplier=AdaptiveMultiplier(),
+    )
+    multiplier = state["llqr"]["multiplier"]
+    assert multiplier["losses"] == 8
+    assert 0.0 < float(multiplier["value"]) < 1.0
+    assert multiplier["anchor"].keys() == dict(network().named_parameters()).keys()
 
 
 def check_resumed(base, **settings):
@@ -170,6 +188,8 @@ def broken(kind):
         state["llqr"]["version"] = 99
     elif kind == "shape":
         state["llqr"]["factors"]["0.bias"]["d"] = torch.ones(2)
+    elif kind == "anchor":
+        state["llqr"]["multiplier"]["anchor"] = {"0.bias": torch.ones(6)}
     elif kind == "groups":
         state["param_groups"] = []
     return state
@@ -179,8 +199,9 @@ def broken(kind):
     ("kind", "message"),
     [
         ("base", r'must hold the key "llqr", got .*base_optimizer\.load_state_dict'),
-        ("version", "must have version 5, got 99"),
+        ("version", "must have version 6, got 99"),
         ("shape", r"factors of block '0\.bias' must have shapes .*\(6,\).* got .*\(2,\)"),
+        ("anchor", r"its multiplier must keep 0 parameters .* got \{'0\.bias': \(6,\)\}"),
         ("groups", "different number of parameter groups"),
     ],
 )
