@@ -43,6 +43,11 @@ def add_trial_flags(parser: argparse.ArgumentParser) -> None:
         help="go on after the validation target until the test target is reached, as AlgoPerf does",
     )
     add(
+        "--to-the-end",
+        action="store_true",
+        help="go on whatever is reached, to see where training ends",
+    )
+    add(
         "--clock",
         choices=("wall", "process"),
         default="wall",
@@ -86,6 +91,7 @@ def limits(options: argparse.Namespace) -> Limits:
         steps=options.steps,
         time_budget=options.time_budget,
         to_test_target=options.to_test_target,
+        to_the_end=options.to_the_end,
         clock=options.clock,
     )
 

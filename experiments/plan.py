@@ -31,6 +31,7 @@ class Limits:
         time_budget: submission time as a multiple of what the workload allows; large on machines that are
             slower or busier than those the limits were set on.
         to_test_target: whether a trial goes on until the test target is reached too, as AlgoPerf's do.
+        to_the_end: whether a trial goes on whatever it reaches.
         clock: ``wall``, or ``process`` for the CPU time of the trial's process.
     """
 
@@ -39,6 +40,7 @@ class Limits:
     steps: int | None = None
     time_budget: float = 1.0
     to_test_target: bool = False
+    to_the_end: bool = False
     clock: str = "wall"
 
     def __post_init__(self) -> None:
@@ -80,6 +82,7 @@ class TrialSpec:
         eval_period_steps: steps between evaluations, or None for the clock.
         runtime_factor: on the submission time that the workload allows.
         ignore_test_target: whether the validation target alone ends the trial.
+        ignore_targets: whether no target ends it.
         save_checkpoints: whether an interrupted trial continues from its last evaluation.
         processes: that share a batch under torchrun; 1 for a plain process.
         clock: that submission time is read from, ``wall`` or ``process``.
@@ -99,6 +102,7 @@ class TrialSpec:
     eval_period_steps: int | None = None
     runtime_factor: float = 1.0
     ignore_test_target: bool = True
+    ignore_targets: bool = False
     save_checkpoints: bool = False
     processes: int = 1
     clock: str = "wall"
@@ -120,6 +124,9 @@ class TrialSpec:
         # Where files lie and how a trial is restarted change nothing about its outcome.
         for name in ("space", "save_checkpoints"):
             del content[name]
+        if not self.ignore_targets:
+            # Records from before there was this setting.
+            del content["ignore_targets"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -194,6 +201,7 @@ def make_plan(
             hyperparameters=None if each.space is None else drawn[each.space, study][trial],
             runtime_factor=limits.time_budget,
             ignore_test_target=not limits.to_test_target,
+            ignore_targets=limits.to_the_end,
             clock=limits.clock,
             save_checkpoints=save_checkpoints,
             processes=processes if each.framework == "pytorch" else 1,

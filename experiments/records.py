@@ -68,6 +68,12 @@ class Record:
         value = None if self.result is None else self.result["best_validation"]
         return math.nan if value is None else value
 
+    @property
+    def last(self) -> float:
+        """Validation metric of the last evaluation, NaN where there is none."""
+        values = self.curve.get(self.goal.get("metric", ""), [])
+        return values[-1] if values else math.nan
+
 
 def _or_infinity(result: dict[str, Any] | None, name: str) -> float:
     value = None if result is None else result[name]

@@ -115,12 +115,22 @@ def _sections(
             _emphasise(tables.times(found, framework, workload, reference), subject)
             for framework in own
         )
-        sections.append(Section(workload, (), (), shown, tuple(drawn)))
+        whole = tuple(
+            _emphasise(tables.quality(found, framework, workload), subject)
+            for framework in own
+            if _went_on(summary.select(found, framework, workload))
+        )
+        sections.append(Section(workload, (), (), (*shown, *whole), tuple(drawn)))
     failed = tables.failures(records)
     if failed.rows:
         sections.append(Section("Failures", (), (), (failed,)))
     sections.append(Section("How to read this", HOW_TO_READ, (), (_settings(records),)))
     return sections, pictures
+
+
+def _went_on(found: Sequence[Entry]) -> bool:
+    """Did no target end any trial."""
+    return all(record.spec.ignore_targets for entry in found for record in entry.records)
 
 
 def _extent(records: Sequence[Record], found: Sequence[Entry]) -> str:

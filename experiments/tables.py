@@ -87,6 +87,29 @@ def times(found: Sequence[Entry], framework: str, workload: str, reference: str)
     return Table(f"{workload}, {framework_name(framework)}: {goal}", header, rows)
 
 
+def quality(found: Sequence[Entry], framework: str, workload: str) -> Table:
+    """Return the validation metric of trials that went on to the end, there and at its best.
+
+    Args:
+        found: all entries; of a submission's trials in a study the best counts.
+        framework: whose.
+        workload: key of the registry.
+    """
+    own = sorted(summary.select(found, framework, workload), key=_order)
+    goal = next((entry.goal for entry in own if entry.goal), {})
+    choose = min if goal.get("minimise") else max
+    rows = []
+    for entry in own:
+        known = [[r for r in study if not math.isnan(r.best)] for study in entry.studies]
+        chosen = [choose(study, key=lambda record: record.best) for study in known if study]
+        ends, bests = [record.last for record in chosen], [record.best for record in chosen]
+        cells = [spread(values, "{:.4g}") if chosen else "–" for values in (ends, bests)]
+        rows.append((entry.submission, f"{len(chosen)}/{len(entry.studies)}", *cells))
+    header = ("submission", "studies", "at the end (range)", "best (range)")
+    title = f"{workload}, {framework_name(framework)}: {goal.get('metric')} of whole runs"
+    return Table(title, header, rows)
+
+
 def verdicts(found: Sequence[Entry], subject: str = "llqr") -> list[str]:
     """Return who wins where, by how much and how sure, and where the subject's submissions stand.
 

@@ -161,6 +161,7 @@ def flags(spec: TrialSpec, directory: Path) -> list[str]:
         "eval_period_steps": spec.eval_period_steps,
         "runtime_factor": spec.runtime_factor,
         "ignore_test_target": spec.ignore_test_target,
+        "ignore_targets": spec.ignore_targets,
         "clock": spec.clock,
         "save_checkpoints": spec.save_checkpoints,
         "save_intermediate_checkpoints": False,

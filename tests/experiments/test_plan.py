@@ -159,5 +159,6 @@ def test_what_decides_the_outcome_is_in_the_fingerprint():
         {"seed": 1},
         {"hyperparameters": {"learning_rate": 0.1}},
         {"max_global_steps": 3},
+        {"ignore_targets": True},
     ):
         assert replace(base, **change).fingerprint() != base.fingerprint()

@@ -84,6 +84,33 @@ def test_a_reference_that_missed_gives_no_ratio():
     }
 
 
+def test_whole_runs_have_a_table_of_where_they_end(tmp_path):
+    whole = {"ignore_targets": True}
+    found = [
+        record(40, best=0.97, **whole),
+        record(30, best=0.96, trial=2, **whole),
+        record(50, best=0.93, study=1, seed=1, **whole),
+        record(reason="ValueError: x", study=1, seed=1, trial=2, **whole),
+        record(reason="ValueError: x", submission="llqr", **whole),
+    ]
+    table = tables.quality(summary.entries(found), "jax", "digits")
+    assert table.title == "digits, JAX: validation/accuracy of whole runs"
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows == {
+        "adamw": ("2/2", "0.95 (0.93–0.97)", "0.95 (0.93–0.97)"),
+        "llqr": ("0/1", "–", "–"),
+    }
+    report.write(found, tmp_path)
+    assert table.title in (tmp_path / "report.md").read_text()
+    # The last value is not always the best one.
+    found[0].curve["validation/accuracy"][-1] = 0.5
+    table = tables.quality(summary.entries(found[:1]), "jax", "digits")
+    assert table.rows == [("adamw", "1/1", "0.5", "0.97")]
+    # Where a target ended a trial, its end says nothing.
+    report.write([*found, record(40, study=2)], tmp_path)
+    assert "of whole runs" not in (tmp_path / "report.md").read_text()
+
+
 def test_failures_are_listed_with_their_reasons():
     assert tables.failures(comparison()).rows == [("muon", "JAX", "digits", "3", "ValueError: a|b")]
 

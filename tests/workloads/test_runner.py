@@ -267,6 +267,20 @@ def test_the_validation_target_alone_ends_a_trial_on_request(run, monkeypatch):
     assert (result["stopped_by"], result["global_step"]) == ("targets", 1)
 
 
+def test_no_target_ends_a_trial_on_request(run, monkeypatch):
+    cls = registry.workload_class("rosenbrock", "pytorch")
+    monkeypatch.setattr(cls, "validation_target_value", 1e9)
+    monkeypatch.setattr(cls, "test_target_value", 1e9)
+    flags = {"eval_period_steps": 2, "max_global_steps": 5, "save_checkpoints": False}
+    assert run(**flags) == 0
+    result = storage.read_json(run.trial("pytorch", 1) / "result.json")
+    assert (result["stopped_by"], result["global_step"]) == ("targets", 1)
+    assert run(experiment_name="whole", ignore_targets=True, **flags) == 0
+    result = storage.read_json(run.trial("pytorch", 1, "whole") / "result.json")
+    assert (result["stopped_by"], result["global_step"]) == ("max_global_steps", 5)
+    assert result["steps_to_target"] == 1
+
+
 def test_self_tuning_has_one_trial_and_more_time(run, tmp_path, monkeypatch):
     submission = tmp_path / "submission.py"
     submission.write_text(

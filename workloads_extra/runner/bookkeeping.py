@@ -21,6 +21,7 @@ class Settings:
         max_global_steps: steps after which it stops, or None.
         eval_period_steps: steps between evaluations, or None for the workload's period in seconds.
         ignore_test_target: whether the validation target alone ends the trial.
+        ignore_targets: whether no target ends it.
         data_dir: for workloads that read files.
         skip_evals: whether to never evaluate.
         save_checkpoints: whether to save one at every evaluation and at the end.
@@ -36,6 +37,7 @@ class Settings:
     max_global_steps: int | None = None
     eval_period_steps: int | None = None
     ignore_test_target: bool = False
+    ignore_targets: bool = False
     data_dir: str = ""
     skip_evals: bool = False
     save_checkpoints: bool = True

@@ -54,6 +54,12 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         False,
         "stop at the validation target, which is the one that is scored (not in AlgoPerf)",
     )
+    _add_boolean(
+        parser,
+        "ignore_targets",
+        False,
+        "stop at no target, to see where training ends (not in AlgoPerf)",
+    )
     add(
         "--clock",
         default="wall",

@@ -71,6 +71,7 @@ class TrialRunner:
             max_global_steps=options.max_global_steps,
             eval_period_steps=options.eval_period_steps,
             ignore_test_target=options.ignore_test_target,
+            ignore_targets=options.ignore_targets,
             data_dir=str(Path(options.data_dir).expanduser()),
             skip_evals=options.skip_evals,
             save_checkpoints=options.save_checkpoints,

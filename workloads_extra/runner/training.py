@@ -4,8 +4,9 @@ The protocol is AlgoPerf's. Submission time covers data selection, ``update_para
 ``prepare_for_eval``; evaluation, records and checkpoints are not counted. An evaluation is due when the
 workload's period has passed since the last one ended, so the first follows the first step; with a period in
 steps, which AlgoPerf does not have, steps to target repeat exactly. A run stops when validation and test
-target are reached (the first alone where the other is to be ignored), when the submission time is used up
-(1.5 times as much under the self-tuning ruleset), at ``max_global_steps``, or when the submission says so.
+target are reached (the first alone, or neither, where targets are to be ignored), when the submission time is
+used up (1.5 times as much under the self-tuning ruleset), at ``max_global_steps``, or when the submission
+says so.
 """
 
 import inspect
@@ -103,9 +104,10 @@ class Trial:
     @property
     def _stopped_by(self) -> str | None:
         """Why the trial is over, None while it is not."""
-        state, limit = self.progress.train_state, self._settings.max_global_steps
-        tested = state["test_goal_reached"] or self._settings.ignore_test_target
-        if state["validation_goal_reached"] and tested:
+        state, settings = self.progress.train_state, self._settings
+        limit = settings.max_global_steps
+        tested = state["test_goal_reached"] or settings.ignore_test_target
+        if state["validation_goal_reached"] and tested and not settings.ignore_targets:
             return "targets"
         if not state["is_time_remaining"]:
             return "max_runtime"
