@@ -1,10 +1,13 @@
-"""What surrounds an inner solve: the damping before; after it, is it used, and when is the next one due."""
+"""What surrounds an inner solve: the damping before; after it, is it used, how far, when is the next due."""
 
 from __future__ import annotations
 
-from llqr.backend import Array, Backend
+from collections.abc import Mapping
+
+from llqr.backend import Array, Backend, Tensors
 from llqr.damping import ConstantDamping, GradientNormDamping
 from llqr.intervals import AdaptiveInterval, scheduled
+from llqr.multiplier import Multiplier
 from llqr.quadratic import QuadraticModel
 from llqr.settings import LLQRConfig
 from llqr.solvers import FactorProblem, SolverResult
@@ -65,3 +68,29 @@ def interval(
     steps = rule.next(backend, state.interval, known, new, state.step, result.noise)
     # Factors whose step would no longer lower the model are replaced, not averaged.
     return steps, ~(old < 0.0)
+
+
+def multiplier(
+    backend: Backend,
+    config: LLQRConfig,
+    model: QuadraticModel,
+    state: PreconditionerState,
+    sources: Mapping[str, Tensors],
+    parameters: Tensors | None,
+) -> Multiplier:
+    """Return the factor on steps until the next fit.
+
+    Args:
+        backend: array operations.
+        config: settings; without a rule nothing changes.
+        model: of the batch whose gradient and loss judge the steps since the last fit.
+        state: state before the fit.
+        sources: ``"gradient"``, of training, is among them.
+        parameters: where the model is; used by a rule only.
+    """
+    rule = config.multiplier
+    if rule is None or parameters is None:
+        return state.multiplier
+    return rule.following(
+        backend, state.multiplier, sources["gradient"], parameters, model.initial_loss()
+    )

@@ -23,6 +23,7 @@ them for repeated signs, as in Riedmiller and Braun's Rprop (1993).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -140,3 +141,28 @@ def initial(backend: Backend, parameters: Tensors, like: Array) -> Multiplier:
         losses=zero,
         anchor=parameters,
     )
+
+
+def check_anchor(
+    rule: AdaptiveMultiplier | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    anchor: Mapping[str, Array],
+) -> None:
+    """Raise unless a state holds the parameters that a rule keeps, or none without one.
+
+    Args:
+        rule: of the configuration.
+        shapes: of the parameters, by name.
+        anchor: of the state.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    expected = {} if rule is None else dict(shapes)
+    found = {name: tuple(value.shape) for name, value in anchor.items()}
+    if found != expected:
+        raise ValueError(
+            "state is of another configuration: its multiplier must keep "
+            f"{len(expected)} parameters of the shapes {expected}, got {found}; use the configuration it was "
+            "made with"
+        )

@@ -16,7 +16,7 @@ from llqr.averaging import average
 from llqr.backend import Array, Backend, Tensors
 from llqr.damping import GradientNormDamping
 from llqr.lengths import Lengths, length_factor, unmeasured, with_another
-from llqr.multiplier import Multiplier, initial
+from llqr.multiplier import initial
 from llqr.quadratic import QuadraticModel
 from llqr.reach import reaches, shortened, unbounded
 from llqr.safeguards import finite_or, grafted
@@ -142,13 +142,19 @@ class Preconditioner:
         """
         backend, config = self.backend, self.config
         check_arrays("model.gradient", model.gradient, self.shapes)
-        annealed = set() if config.annealing is None else {"input"}
-        self._check_sources(sources, self.sources | annealed)
+        needed = set() if config.annealing is None else {"input"}
+        if config.multiplier is not None:
+            if parameters is None:
+                raise ValueError(
+                    "parameters must be given to a fit with a multiplier, got None; pass where the model is"
+                )
+            needed.add("gradient")
+            check_arrays("parameters", parameters, self.shapes)
+        self._check_sources(sources, self.sources | needed)
         if partly_unseen is not None:
             self._check_sources(partly_unseen, self.sources)
         if half_gradient is not None:
             check_arrays("half_gradient", half_gradient, self.shapes)
-        multiplier = self._multiplier(state, model, sources, parameters)
         damping = fitting.damping(backend, config, model, state)
         start = state.factors if config.warm_start else self.identity(model.gradient)
         damped = model.with_damping(damping)
@@ -176,7 +182,7 @@ class Preconditioner:
             smoothness=smoothness,
             ridge=state.ridge if result.ridge is None else result.ridge,
             lengths=lengths,
-            multiplier=multiplier,
+            multiplier=fitting.multiplier(backend, config, model, state, sources, parameters),
             last_fit=FitReport(
                 status=result.status,
                 objective_start=result.objective_start,
@@ -241,21 +247,6 @@ class Preconditioner:
             for block in self.blocks
         }
 
-    def check_anchor(self, anchor: Mapping[str, Array]) -> None:
-        """Raise unless a state holds the parameters that a multiplier keeps.
-
-        Raises:
-            ValueError: if it does not, or holds some without a multiplier.
-        """
-        expected = {} if self.config.multiplier is None else self.shapes
-        found = {name: tuple(value.shape) for name, value in anchor.items()}
-        if found != expected:
-            raise ValueError(
-                "state is of another configuration: its multiplier must keep "
-                f"{len(expected)} parameters of the shapes {expected}, got {found}; use the configuration it "
-                "was made with"
-            )
-
     def _check_sources(self, sources: Mapping[str, Tensors], needed: frozenset[str]) -> None:
         for name in sorted(needed):
             if name not in sources:
@@ -305,31 +296,6 @@ class Preconditioner:
         if self.config.multiplier is None:
             return {}
         return {name: parameters[name] for name in self.shapes}
-
-    def _multiplier(
-        self,
-        state: PreconditionerState,
-        model: QuadraticModel,
-        sources: Mapping[str, Tensors],
-        parameters: Tensors | None,
-    ) -> Multiplier:
-        """Return the factor on steps until the next fit."""
-        rule = self.config.multiplier
-        if rule is None:
-            return state.multiplier
-        if parameters is None:
-            raise ValueError(
-                "parameters must be given to a fit with a multiplier, got None; pass where the model is"
-            )
-        self._check_sources(sources, frozenset({"gradient"}))
-        check_arrays("parameters", parameters, self.shapes)
-        return rule.following(
-            self.backend,
-            state.multiplier,
-            sources["gradient"],
-            self._anchored(parameters),
-            model.initial_loss(),
-        )
 
     def _reach(
         self, state: PreconditionerState, factors: BlockFactors, sources: Mapping[str, Tensors]

@@ -10,7 +10,7 @@ from hypothesis import strategies
 from llqr import presets
 from llqr.backend import NumpyBackend
 from llqr.config import configure
-from llqr.multiplier import AdaptiveMultiplier, Multiplier, initial
+from llqr.multiplier import AdaptiveMultiplier, Multiplier, check_anchor, initial
 from tests import backends, fits
 
 BACKEND = NumpyBackend()
@@ -192,9 +192,10 @@ def test_step_sizes_have_it_where_nothing_else_shortens_steps():
 def test_a_state_keeps_the_parameters_of_its_configuration(rng):
     gradient = fits.gradient(rng)
     made, without = preconditioner(), preconditioner(multiplier=None)
-    made.check_anchor(made.init(gradient).multiplier.anchor)
-    without.check_anchor(without.init(gradient).multiplier.anchor)
+    kept, nothing = (each.init(gradient).multiplier.anchor for each in (made, without))
+    check_anchor(RULE, fits.SHAPES, kept)
+    check_anchor(None, fits.SHAPES, nothing)
     with pytest.raises(ValueError, match="its multiplier must keep 3 parameters"):
-        made.check_anchor(without.init(gradient).multiplier.anchor)
+        check_anchor(RULE, fits.SHAPES, nothing)
     with pytest.raises(ValueError, match="its multiplier must keep 0 parameters"):
-        without.check_anchor(made.init(gradient).multiplier.anchor)
+        check_anchor(None, fits.SHAPES, kept)

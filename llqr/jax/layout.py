@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from llqr.config import LLQRConfig
 from llqr.jax.backend import JaxBackend
 from llqr.jax.naming import Naming
+from llqr.multiplier import check_anchor
 from llqr.preconditioner import Preconditioner
 from llqr.state import PreconditionerState
 from llqr.structures import fold_output_last
@@ -62,7 +63,7 @@ def check_layout(
         block.name: block.structure.factor_shapes(block.block_shape)
         for block in preconditioner.blocks
     }
-    preconditioner.check_anchor(state.multiplier.anchor)
+    check_anchor(preconditioner.config.multiplier, preconditioner.shapes, state.multiplier.anchor)
     layout = preconditioner.layout()
     for name in expected:
         if name not in state.factors:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from llqr.lengths import Lengths
-from llqr.multiplier import Multiplier
+from llqr.multiplier import Multiplier, check_anchor
 from llqr.preconditioner import FitReport, Preconditioner, PreconditionerState
 from llqr.torch.distributed import ProcessGroup, from_first_process
 
@@ -74,7 +74,9 @@ def check(preconditioner: Preconditioner, saved: Any) -> None:
                 "state; build the optimizer with the structure, model and param groups it was "
                 "saved with"
             )
-    preconditioner.check_anchor(own["multiplier"]["anchor"])
+    check_anchor(
+        preconditioner.config.multiplier, preconditioner.shapes, own["multiplier"]["anchor"]
+    )
     for block in preconditioner.blocks:
         shapes = block.structure.factor_shapes(block.block_shape)
         given = {k: tuple(v.shape) for k, v in own["factors"].get(block.name, {}).items()}
