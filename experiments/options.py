@@ -37,12 +37,13 @@ def add_trial_flags(parser: argparse.ArgumentParser) -> None:
         help="evaluations within the step hint, at fixed steps, so that steps to target repeat; "
         "0 evaluates by the clock, as AlgoPerf does (default 50)",
     )
-    add(
+    goal = group.add_mutually_exclusive_group()
+    goal.add_argument(
         "--to-test-target",
         action="store_true",
         help="go on after the validation target until the test target is reached, as AlgoPerf does",
     )
-    add(
+    goal.add_argument(
         "--to-the-end",
         action="store_true",
         help="go on whatever is reached, to see where training ends",

@@ -1,13 +1,15 @@
 """Submissions by name, points, and the list of trials."""
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
-from experiments import points, submissions
+from experiments import options, points, submissions, trial
 from experiments.errors import ExperimentError
 from experiments.plan import Budget, Limits, make_plan
+from workloads_extra.runner.options import parse
 
 BOTH = ["jax", "pytorch"]
 
@@ -131,6 +133,23 @@ def test_the_clock_is_part_of_a_trial():
     (process,) = make_plan(found, ["digits"], Budget(studies=1, trials=1), Limits(clock="process"))
     assert (wall.clock, process.clock) == ("wall", "process")
     assert wall.fingerprint() != process.fingerprint()
+
+
+@pytest.mark.parametrize("to_the_end", [False, True])
+def test_trials_may_go_on_to_the_end(to_the_end, tmp_path):
+    found = submissions.find(["adamw"], ["jax"])
+    limits = Limits(to_the_end=to_the_end)
+    (spec,) = make_plan(found, ["digits"], Budget(studies=1, trials=1), limits)
+    folder = spec.directory(tmp_path)
+    assert parse(trial.flags(spec, folder)).ignore_targets == spec.ignore_targets == to_the_end
+
+
+def test_two_ends_at_once_are_refused(capsys):
+    parser = argparse.ArgumentParser()
+    options.add_trial_flags(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--to-the-end", "--to-test-target"])
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
