@@ -35,10 +35,10 @@ class Multiplier(NamedTuple):
     """What changes.
 
     Attributes:
-        value: η.
-        failures: k, an integer.
-        level: ℓ̄.
-        losses: how many losses have been seen, an integer.
+        value: η, 0-d, in [smallest, 1].
+        failures: k, 0-d integer.
+        level: ℓ̄, 0-d; 0 before the first loss.
+        losses: how many losses are in ℓ̄, 0-d integer; those that are not finite are left out.
         anchor: a by name, the first parameters before the first fit; empty without a rule.
     """
 
@@ -93,9 +93,9 @@ class AdaptiveMultiplier:
         Args:
             backend: array operations.
             old: what held since the last one.
-            gradient: g.
-            parameters: θ.
-            loss: ℓ; NaN counts as above ℓ̄.
+            gradient: g, names and shapes as in the anchor.
+            parameters: θ, likewise.
+            loss: ℓ, 0-d; NaN counts as above ℓ̄.
         """
         names = list(old.anchor)
         like, one = old.value, backend.integer(1, old.value)

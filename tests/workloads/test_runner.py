@@ -254,31 +254,23 @@ def test_the_process_clock_leaves_out_what_others_use(run, monkeypatch):
     assert result["stopped_by"] == "max_global_steps"
 
 
-def test_the_validation_target_alone_ends_a_trial_on_request(run, monkeypatch):
+@pytest.mark.parametrize(
+    ("flag", "test_target", "without", "with_it"),
+    [
+        ("ignore_test_target", -1.0, ("max_global_steps", 5), ("targets", 1)),
+        ("ignore_targets", 1e9, ("targets", 1), ("max_global_steps", 5)),
+    ],
+)
+def test_which_targets_end_a_trial(run, monkeypatch, flag, test_target, without, with_it):
     cls = registry.workload_class("rosenbrock", "pytorch")
     monkeypatch.setattr(cls, "validation_target_value", 1e9)
-    monkeypatch.setattr(cls, "test_target_value", -1.0)
-    flags = {"eval_period_steps": 2, "max_global_steps": 5, "save_checkpoints": False}
-    assert run(**flags) == 0
-    result = storage.read_json(run.trial("pytorch", 1) / "result.json")
-    assert (result["stopped_by"], result["global_step"]) == ("max_global_steps", 5)
-    assert run(experiment_name="stopped", ignore_test_target=True, **flags) == 0
-    result = storage.read_json(run.trial("pytorch", 1, "stopped") / "result.json")
-    assert (result["stopped_by"], result["global_step"]) == ("targets", 1)
-
-
-def test_no_target_ends_a_trial_on_request(run, monkeypatch):
-    cls = registry.workload_class("rosenbrock", "pytorch")
-    monkeypatch.setattr(cls, "validation_target_value", 1e9)
-    monkeypatch.setattr(cls, "test_target_value", 1e9)
-    flags = {"eval_period_steps": 2, "max_global_steps": 5, "save_checkpoints": False}
-    assert run(**flags) == 0
-    result = storage.read_json(run.trial("pytorch", 1) / "result.json")
-    assert (result["stopped_by"], result["global_step"]) == ("targets", 1)
-    assert run(experiment_name="whole", ignore_targets=True, **flags) == 0
-    result = storage.read_json(run.trial("pytorch", 1, "whole") / "result.json")
-    assert (result["stopped_by"], result["global_step"]) == ("max_global_steps", 5)
-    assert result["steps_to_target"] == 1
+    monkeypatch.setattr(cls, "test_target_value", test_target)
+    limits = {"eval_period_steps": 2, "max_global_steps": 5, "save_checkpoints": False}
+    for name, flags, expected in (("plain", {}, without), ("flagged", {flag: True}, with_it)):
+        assert run(experiment_name=name, **flags, **limits) == 0
+        result = storage.read_json(run.trial("pytorch", 1, name) / "result.json")
+        assert (result["stopped_by"], result["global_step"]) == expected
+        assert result["steps_to_target"] == 1
 
 
 def test_self_tuning_has_one_trial_and_more_time(run, tmp_path, monkeypatch):
