@@ -50,6 +50,18 @@ def check_not_negative(name: str, value: object, example: float = 0.0) -> None:
         )
 
 
+def check_at_least_one(name: str, value: object) -> None:
+    """Raise unless ``value`` is a finite number ≥ 1.
+
+    Raises:
+        ValueError: with the argument's name, the rule, the value and the remedy.
+    """
+    if not (is_number(value) and 1.0 <= value < math.inf):
+        raise ValueError(
+            f"{name} must be a finite number of at least 1, got {value!r}; pass e.g. {name}=1.5"
+        )
+
+
 def check_fraction(name: str, value: object, example: float) -> None:
     """Raise unless ``value`` is a number in [0, 1).
 

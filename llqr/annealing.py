@@ -7,7 +7,7 @@ the loss is curved, and what longer steps would have found is never reached. Fro
 
 in every block g, one multiple of what U acts on (the base optimizer's update). What c_g is, the fits of the
 run's beginning measure (:mod:`llqr.lengths`). η_t rises within a few steps and falls linearly; nothing is
-fitted any more.
+fitted any more. Steps much longer than those before are shortened (:mod:`llqr.pace`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from math import floor
 from typing import Any
 
-from llqr._checks import check_fraction, check_positive, check_positive_int
+from llqr._checks import (
+    check_at_least_one,
+    check_fraction,
+    check_positive,
+    check_positive_int,
+)
 from llqr.backend import Array, Backend
 
 NEVER = 2**31 - 1
@@ -33,8 +38,11 @@ class Annealing:
         solved: share of the run with solved step sizes, in (0, 1).
         measured: share of the run whose fits measure lengths, in (0, 1) and at most ``solved``.
         warmup: share of the run over which η_t rises to 1, in [0, 1).
-        noise_weight: w > 0 of κ (:mod:`llqr.lengths`).
+        noise_weight: w > 0 of κ_k (:mod:`llqr.lengths`).
         least: smallest η_t, in [0, 1).
+        growth: κ ≥ 1, how many times as long as the mean of those before an annealed step may be, its η_t
+            left aside (:mod:`llqr.pace`).
+        memory: K, steps that this mean reaches back, ≥ 1.
     """
 
     total_steps: int  # T
@@ -43,10 +51,14 @@ class Annealing:
     warmup: float = 0.02
     noise_weight: float = 8.0  # w
     least: float = 0.01
+    growth: float = 2.0  # κ
+    memory: int = 100  # K
 
     def __post_init__(self) -> None:
         """Validate the settings."""
-        check_positive_int("total_steps", self.total_steps)
+        for name in ("total_steps", "memory"):
+            check_positive_int(name, getattr(self, name))
+        check_at_least_one("growth", self.growth)
         for name in ("solved", "measured", "warmup", "least"):
             check_fraction(name, getattr(self, name), 0.1)
         check_positive("noise_weight", self.noise_weight)

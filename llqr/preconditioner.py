@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from llqr import fitting
 from llqr._checks import check_arrays
 from llqr.annealing import Annealing
@@ -17,6 +19,7 @@ from llqr.backend import Array, Backend, Tensors
 from llqr.damping import GradientNormDamping
 from llqr.lengths import Lengths, length_factor, unmeasured, with_another
 from llqr.multiplier import initial
+from llqr.pace import Pace, kept, unknown
 from llqr.quadratic import QuadraticModel
 from llqr.reach import reaches, shortened, unbounded
 from llqr.safeguards import finite_or, grafted
@@ -92,6 +95,7 @@ class Preconditioner:
             smoothness=self.backend.asarray(gamma, one),
             ridge=self.backend.asarray(self.config.inner_solver.initial_ridge, one),
             lengths=unmeasured(self.backend, self._names, number),
+            pace=unknown(self.backend, number),
             multiplier=initial(self.backend, self._anchored(like), number),
             reach={block.name: unbounded(self.backend, number) for block in self.blocks},
             last_fit=FitReport(
@@ -201,7 +205,8 @@ class Preconditioner:
     ) -> tuple[Tensors, PreconditionerState]:
         """Return U x for every parameter, or, once annealing has begun, multiples of x.
 
-        U x is no longer than ``config.growth`` allows, and a block whose U x is not finite returns its input.
+        U x is no longer than ``config.growth`` or the annealing allows. Before that begins, a block whose U x
+        is not finite returns its input.
 
         Args:
             state: current state.
@@ -216,7 +221,8 @@ class Preconditioner:
             return self._guarded(state, sources)
 
         def annealed(before: PreconditionerState) -> tuple[Tensors, PreconditionerState]:
-            return self._annealed(rule, before, sources["input"]), before
+            moved, pace = self._annealed(rule, before, sources["input"])
+            return moved, before._replace(pace=pace)
 
         begun = state.step >= rule.start
         return backend.cond(begun, annealed, lambda before: self._guarded(before, sources), state)
@@ -306,16 +312,24 @@ class Preconditioner:
         found = reaches(self.backend, self._applied(factors, sources))
         return {block.name: value for block, value in zip(self.blocks, found, strict=True)}
 
-    def _annealed(self, rule: Annealing, state: PreconditionerState, plain: Tensors) -> Tensors:
-        """Return c_g η_t x for every parameter of every block g."""
-        backend = self.backend
-        share = rule.share(backend.asarray(state.step, state.lengths.common), backend.maximum)
-        lengths = share * state.lengths.of(backend, self._names)
-        result: Tensors = {}
-        for index, block in enumerate(self.blocks):
-            for name in block.parameters:
-                result[name] = backend.asarray(lengths[index], plain[name]) * plain[name]
-        return {name: result[name] for name in self.shapes}
+    def _annealed(
+        self, rule: Annealing, state: PreconditionerState, plain: Tensors
+    ) -> tuple[Tensors, Pace]:
+        """Return c_g η_t x, at the pace of the steps before, for every parameter of every block g."""
+        backend, common = self.backend, state.lengths.common
+        owners = {name: i for i, block in enumerate(self.blocks) for name in block.parameters}
+        own = backend.integer(np.array([owners[name] for name in self.shapes]), common)
+        lengths = state.lengths.of(backend, self._names)[own]
+        norms = backend.asarray(backend.norms([plain[name] for name in self.shapes]), common)
+        length = backend.norms([lengths * norms])[0]
+        taken, pace = kept(backend, state.pace, length, rule.growth, rule.memory)
+        share = taken * rule.share(backend.asarray(state.step, common), backend.maximum)
+        factors = share * lengths
+        result = {
+            name: backend.asarray(factors[index], plain[name]) * plain[name]
+            for index, name in enumerate(self.shapes)
+        }
+        return result, pace
 
     def _measured(
         self,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf
 from typing import Literal
 
 from llqr import solvers, structures
-from llqr._checks import check_fraction, check_positive_int, is_number
+from llqr._checks import check_at_least_one, check_fraction, check_positive_int, is_number
 from llqr.annealing import Annealing
 from llqr.curvature import AbstractCurvature
 from llqr.damping import ConstantDamping, Damping, GradientNormDamping
@@ -83,11 +82,8 @@ class LLQRConfig:
         for name in ("curvature_batch_size", "chunk_size"):
             if getattr(self, name) is not None:
                 check_positive_int(name, getattr(self, name))
-        if self.growth is not None and not (is_number(self.growth) and 1.0 <= self.growth < inf):
-            raise ValueError(
-                f"growth must be None or a finite number of at least 1, got {self.growth!r}; pass e.g. "
-                "growth=1.5"
-            )
+        if self.growth is not None:
+            check_at_least_one("growth", self.growth)
         self._check_held_out()
         self._check_multiplier()
         for name in ("ema_debias", "warm_start"):

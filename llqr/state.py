@@ -7,6 +7,7 @@ from typing import NamedTuple
 from llqr.backend import Array
 from llqr.lengths import Lengths
 from llqr.multiplier import Multiplier
+from llqr.pace import Pace
 from llqr.structures.blocks import BlockFactors
 
 
@@ -50,6 +51,7 @@ class PreconditionerState(NamedTuple):
         smoothness: γ of gradient-normalized damping.
         ridge: ρ of an adaptive ridge.
         lengths: those of an annealing, as measured so far (:mod:`llqr.lengths`).
+        pace: mean length of annealed steps (:mod:`llqr.pace`).
         multiplier: η of an adaptive multiplier, and what it goes by (:mod:`llqr.multiplier`).
         reach: ‖U x‖ of every block at its last fit, by block name (:mod:`llqr.reach`).
         last_fit: numbers of the last fit.
@@ -65,6 +67,7 @@ class PreconditionerState(NamedTuple):
     smoothness: Array
     ridge: Array
     lengths: Lengths
+    pace: Pace
     multiplier: Multiplier
     reach: dict[str, Array]
     last_fit: FitReport

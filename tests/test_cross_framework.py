@@ -7,6 +7,7 @@ named alike, so that factors can be compared entry by entry.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -293,7 +294,7 @@ def test_training_steps_agree(apply_to, annealing):
         apply_to=apply_to,
         annealing=annealing,
     )
-    check_training(case, config)
+    assert int(check_training(case, config).fits) == 2
 
 
 def test_training_steps_agree_where_a_multiplier_shortens_them():
@@ -305,18 +306,33 @@ def test_training_steps_agree_where_a_multiplier_shortens_them():
         apply_to="update",
         multiplier=AdaptiveMultiplier(),
     )
-    multiplier = check_training(case, config, rate=40.0, steps=8)
+    multiplier = check_training(case, config, rate=40.0, steps=8).multiplier
     assert int(multiplier.losses) == 4
     assert 0.125 <= float(multiplier.value) < 1.0
 
 
+def test_training_steps_agree_where_an_annealing_keeps_its_pace():
+    """Momentum makes every step longer than the ones before."""
+    case = CASES["categorical"]
+    rule = Annealing(total_steps=20, solved=0.1, measured=0.1, growth=1.0, memory=3)
+    config = configure(curvature=case.curvature, apply_to="update", annealing=rule)
+    pace = check_training(case, config, steps=8).pace
+    assert int(pace.steps) == 8 - rule.start
+    free = replace(config, annealing=replace(rule, growth=100.0))
+    assert float(pace.length) < 0.9 * float(check_training(case, free, steps=8).pace.length)
+
+
 def check_training(case: Case, config: Any, **settings: Any) -> Any:
-    """Compare parameters and what a multiplier knows after some steps; return the latter."""
+    """Compare parameters, multiplier and pace after some steps; return the preconditioner's state."""
     arrays = numpy_batch(False)
     expected, own = torch_training(case, config, arrays, **settings)
     actual, other = jax_training(case, config, arrays, **settings)
+    assert int(own.fits) == int(other.fits) > 0
     pairs = [(named({"": expected}), named({"": actual}))]
-    pairs.append((own.multiplier._asdict(), other.multiplier._asdict()))
+    pairs += [
+        (getattr(own, name)._asdict(), getattr(other, name)._asdict())
+        for name in ("multiplier", "pace")
+    ]
     for ours, theirs in pairs:
         assert ours.keys() == theirs.keys()
         for name in ours.keys() - {"anchor"}:
@@ -325,7 +341,7 @@ def check_training(case: Case, config: Any, **settings: Any) -> Any:
         np.testing.assert_allclose(
             other.multiplier.anchor[name.replace(".", "/")], value, rtol=TOLERANCE, atol=TOLERANCE
         )
-    return other.multiplier
+    return other
 
 
 def torch_training(
@@ -378,5 +394,4 @@ def jax_training(
 
     for _ in range(steps):
         params, state = step(params, state)
-    assert int(state.preconditioner.fits) == steps // 2
     return llqr.jax.named_leaves(params), state.preconditioner

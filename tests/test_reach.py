@@ -61,5 +61,5 @@ def test_a_fit_that_is_thrown_away_leaves_a_bound_for_the_factors_in_use(rng):
 
 @pytest.mark.parametrize("growth", [0.5, np.nan, np.inf, "2"])
 def test_growth_is_validated(growth):
-    with pytest.raises(ValueError, match="growth must be None or a finite number of at least 1"):
+    with pytest.raises(ValueError, match="growth must be a finite number of at least 1"):
         configure(growth=growth)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from llqr.lengths import Lengths
 from llqr.multiplier import Multiplier, check_anchor
+from llqr.pace import Pace
 from llqr.preconditioner import FitReport, Preconditioner, PreconditionerState
 from llqr.torch.distributed import ProcessGroup, from_first_process
 
-VERSION = 6
+VERSION = 7
 KEY = "llqr"
 """Where this state stands beside the base optimizer's ``"state"`` and ``"param_groups"``."""
 
@@ -37,6 +38,7 @@ def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: in
             "steps": int(state.lengths.steps),
             "relative": _copied(state.lengths.relative),
         },
+        "pace": {"length": state.pace.length.detach().clone(), "steps": int(state.pace.steps)},
         "multiplier": {
             "value": state.multiplier.value.detach().clone(),
             "failures": int(state.multiplier.failures),
@@ -115,6 +117,10 @@ def unpack(
                 block: number(value, like).clone() for block, value in lengths["relative"].items()
             },
         ),
+        pace=Pace(
+            length=number(own["pace"]["length"], like).clone(),
+            steps=integer(own["pace"]["steps"], like),
+        ),
         multiplier=Multiplier(
             value=number(multiplier["value"], like).clone(),
             failures=integer(multiplier["failures"], like),
@@ -156,6 +162,12 @@ def carry_over(
                 **{block: state.lengths.relative[block].to(like) for block in kept},
             },
         ),
+        pace=Pace(
+            length=state.pace.length.to(like),
+            steps=preconditioner.backend.integer(state.pace.steps, like),
+        )
+        if before == after
+        else fresh.pace,
         multiplier=Multiplier(
             value=state.multiplier.value.to(like),
             failures=state.multiplier.failures.to(like.device),
@@ -181,12 +193,14 @@ def in_all_processes(
     values = fitted._asdict() | {
         "last_fit": fitted.last_fit._asdict(),
         "lengths": fitted.lengths._asdict(),
+        "pace": fitted.pace._asdict(),
         "multiplier": fitted.multiplier._asdict(),
     }
     same = from_first_process(values, group)
     nested = {
         "last_fit": FitReport(**same["last_fit"]),
         "lengths": Lengths(**same["lengths"]),
+        "pace": Pace(**same["pace"]),
         "multiplier": Multiplier(**same["multiplier"]),
     }
     return PreconditionerState(**same | nested)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import llqr.torch
+from llqr.annealing import Annealing
 from llqr.multiplier import AdaptiveMultiplier
 from tests.torch import networks as nets
 from tests.torch.training import (
@@ -133,6 +134,24 @@ def test_a_multiplier_follows_parameters_that_come_and_are_cast():
     cast = optimizer.state_dict()["llqr"]["multiplier"]
     assert {value.dtype for value in cast["anchor"].values()} == {torch.float32}
     assert cast["losses"] == 3
+
+
+def test_a_pace_starts_anew_with_parameters_that_come_and_is_cast_with_others():
+    model = network()
+    rule = Annealing(total_steps=20, solved=0.1, measured=0.1)
+    optimizer = wrap(
+        model,
+        torch.optim.SGD(model[3].parameters(), lr=0.1),
+        fast(apply_to="update", annealing=rule),
+    )
+    train(model, optimizer, batches(), 6)
+    before = optimizer.state_dict()["llqr"]["pace"]
+    assert before["steps"] == 6 - rule.start
+    model.float()
+    cast = optimizer.state_dict()["llqr"]["pace"]
+    assert cast == {"length": before["length"].float(), "steps": before["steps"]}
+    optimizer.add_param_group({"params": list(model[0].parameters())})
+    assert optimizer.state_dict()["llqr"]["pace"] == {"length": 0.0, "steps": 0}
 
 
 def test_a_multiplier_neither_comes_nor_goes_between_steps():

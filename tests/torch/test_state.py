@@ -53,6 +53,14 @@ def test_a_run_resumed_before_its_annealing_equals_an_uninterrupted_one(apply_to
     assert 1.0 not in [float(value) for value in lengths["relative"].values()]
 
 
+def test_a_run_resumed_in_its_annealing_equals_an_uninterrupted_one():
+    rule = Annealing(total_steps=20, solved=0.1, measured=0.1, growth=1.0)
+    (state, *_) = check_resumed("adam", apply_to="update", annealing=rule)
+    pace = state["llqr"]["pace"]
+    assert pace["steps"] == 8 - rule.start
+    assert float(pace["length"]) > 0.0
+
+
 def test_a_run_with_a_multiplier_resumed_equals_an_uninterrupted_one(monkeypatch):
     # Steps that are far too long, and factors that stay near the identity.
     monkeypatch.setitem(BASES, "rough", lambda parameters: torch.optim.SGD(parameters, lr=50.0))
@@ -199,7 +207,7 @@ def broken(kind):
     ("kind", "message"),
     [
         ("base", r'must hold the key "llqr", got .*base_optimizer\.load_state_dict'),
-        ("version", "must have version 6, got 99"),
+        ("version", "must have version 7, got 99"),
         ("shape", r"factors of block '0\.bias' must have shapes .*\(6,\).* got .*\(2,\)"),
         ("anchor", r"its multiplier must keep 0 parameters .* got \{'0\.bias': \(6,\)\}"),
         ("groups", "different number of parameter groups"),
