@@ -52,7 +52,7 @@ class Annealing:
     noise_weight: float = 8.0  # w
     least: float = 0.01
     growth: float = 2.0  # κ
-    memory: int = 100  # K
+    memory: int = 30  # K
 
     def __post_init__(self) -> None:
         """Validate the settings."""
