@@ -51,7 +51,7 @@ class Annealing:
     warmup: float = 0.02
     noise_weight: float = 8.0  # w
     least: float = 0.01
-    growth: float = 2.0  # κ
+    growth: float = 3.0  # κ
     memory: int = 30  # K
 
     def __post_init__(self) -> None:
