@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from llqr import fitting
 from llqr._checks import check_arrays
 from llqr.annealing import Annealing
@@ -318,8 +316,9 @@ class Preconditioner:
         """Return c_g η_t x, at the pace of the steps before, for every parameter of every block g."""
         backend, common = self.backend, state.lengths.common
         owners = {name: i for i, block in enumerate(self.blocks) for name in block.parameters}
-        own = backend.integer(np.array([owners[name] for name in self.shapes]), common)
-        lengths = state.lengths.of(backend, self._names)[own]
+        by_block = state.lengths.of(backend, self._names)
+        # Views of it, since an index array would be copied to the device at every step.
+        lengths = backend.stack([by_block[owners[name]] for name in self.shapes])
         norms = backend.asarray(backend.norms([plain[name] for name in self.shapes]), common)
         length = backend.norms([lengths * norms])[0]
         taken, pace = kept(backend, state.pace, length, rule.growth, rule.memory)
