@@ -9,7 +9,8 @@ length of an annealed step before η_t falls,
 
 where L̄ is the mean of the lengths min(L_t, κ L̄) so far: of all, or with weights that reach back over K steps
 once there are more. All blocks are shortened together, so the direction stays. Only ratios of lengths enter.
-A step that stays longer than κ L̄ moves L̄ by at most (κ − 1)/K of itself per step.
+Where they stay longer than κ L̄, L̄ grows by (κ − 1)/n of itself at the n-th annealed step, by (κ − 1)/K from
+the K-th on.
 
 Sources: gradients clipped by a statistic of their own past instead of a constant (Seetharaman et al.,
 "AutoClip: Adaptive Gradient Clipping for Source Separation Networks", arXiv 2007.14469); why Adam's steps
@@ -36,15 +37,15 @@ class Pace(NamedTuple):
     steps: Array
 
 
-def unknown(backend: Backend, like: Array) -> Pace:
+def no_pace(backend: Backend, like: Array) -> Pace:
     """Return what there is before the first annealed step, in the dtype of ``like``."""
     return Pace(length=backend.asarray(0.0, like), steps=backend.integer(0, like))
 
 
-def kept(
+def clip_factor(
     backend: Backend, pace: Pace, length: Array, growth: float, memory: int
 ) -> tuple[Array, Pace]:
-    """Return how much of a step is taken, 0-d in (0, 1], and the pace with it.
+    """Return min(1, κ L̄ / L_t), 0-d in (0, 1], and the pace with this step in it.
 
     Args:
         backend: array operations.
@@ -58,12 +59,12 @@ def kept(
     counts = (length > 0.0) & backend.isfinite(length)
     limit = growth * pace.length
     longer = counts & (pace.steps > 0) & (length > limit)
-    share = backend.where(longer, limit, one) / backend.where(longer, length, one)
+    factor = backend.where(longer, limit, one) / backend.where(longer, length, one)
     taken = backend.where(longer, limit, length)
     after = pace.steps + 1
     weight = backend.maximum(one / backend.asarray(after, one), 1.0 / memory)
     mean = (1.0 - weight) * pace.length + weight * backend.where(counts, taken, one)
-    return share, Pace(
+    return factor, Pace(
         length=backend.where(counts, mean, pace.length),
         steps=backend.where(counts, after, pace.steps),
     )

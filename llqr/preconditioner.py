@@ -17,7 +17,7 @@ from llqr.backend import Array, Backend, Tensors
 from llqr.damping import GradientNormDamping
 from llqr.lengths import Lengths, length_factor, unmeasured, with_another
 from llqr.multiplier import initial
-from llqr.pace import Pace, kept, unknown
+from llqr.pace import Pace, clip_factor, no_pace
 from llqr.quadratic import QuadraticModel
 from llqr.reach import reaches, shortened, unbounded
 from llqr.safeguards import finite_or, grafted
@@ -55,6 +55,7 @@ class Preconditioner:
         self.config = config
         self.blocks: tuple[Block, ...] = make_blocks(shapes, config.structure, config.fold or fold)
         self.shapes: dict[str, Shape] = {name: tuple(shape) for name, shape in shapes.items()}
+        self._owners = {name: i for i, block in enumerate(self.blocks) for name in block.parameters}
         config.inner_solver.check(self.blocks)
 
     @property
@@ -93,7 +94,7 @@ class Preconditioner:
             smoothness=self.backend.asarray(gamma, one),
             ridge=self.backend.asarray(self.config.inner_solver.initial_ridge, one),
             lengths=unmeasured(self.backend, self._names, number),
-            pace=unknown(self.backend, number),
+            pace=no_pace(self.backend, number),
             multiplier=initial(self.backend, self._anchored(like), number),
             reach={block.name: unbounded(self.backend, number) for block in self.blocks},
             last_fit=FitReport(
@@ -315,14 +316,13 @@ class Preconditioner:
     ) -> tuple[Tensors, Pace]:
         """Return c_g η_t x, at the pace of the steps before, for every parameter of every block g."""
         backend, common = self.backend, state.lengths.common
-        owners = {name: i for i, block in enumerate(self.blocks) for name in block.parameters}
         by_block = state.lengths.of(backend, self._names)
         # Views of it, since an index array would be copied to the device at every step.
-        lengths = backend.stack([by_block[owners[name]] for name in self.shapes])
+        lengths = backend.stack([by_block[self._owners[name]] for name in self.shapes])
         norms = backend.asarray(backend.norms([plain[name] for name in self.shapes]), common)
         length = backend.norms([lengths * norms])[0]
-        taken, pace = kept(backend, state.pace, length, rule.growth, rule.memory)
-        share = taken * rule.share(backend.asarray(state.step, common), backend.maximum)
+        clip, pace = clip_factor(backend, state.pace, length, rule.growth, rule.memory)
+        share = clip * rule.share(backend.asarray(state.step, common), backend.maximum)
         factors = share * lengths
         result = {
             name: backend.asarray(factors[index], plain[name]) * plain[name]

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from llqr.annealing import Annealing
-from llqr.pace import kept, unknown
+from llqr.pace import clip_factor, no_pace
 from tests import backends, fits
 
 GROWTH, MEMORY = 1.5, 4
 
 
-def walked(framework, lengths, growth=GROWTH, memory=MEMORY):
+def walked(framework, lengths):
     """Return the shares of steps of these lengths, L̄ after each, and how many count."""
     backend, to, back = backends.make(framework)
-    pace, seen = unknown(backend, to(np.array(1.0))), []
+    pace, seen = no_pace(backend, to(np.array(1.0))), []
     for length in lengths:
-        share, pace = kept(backend, pace, to(np.array(length)), growth, memory)
+        share, pace = clip_factor(backend, pace, to(np.array(length)), GROWTH, MEMORY)
         seen.append((float(back(share)), float(back(pace.length))))
     return *np.array(seen).T, int(pace.steps)
 
