@@ -79,7 +79,8 @@ class TorchLinearisation:
             if self._forward is None:
                 outputs = [self._attached[name] for name in names]
                 u = [torch.zeros_like(output, requires_grad=True) for output in outputs]
-                with saved_tensors_hooks(_without_zeros, _with_zeros):
+                hooks = saved_tensors_hooks(_without_zeros, _with_zeros)
+                with hooks, self._pass.pull_backs.built():
                     self._forward = (u, gradients(outputs, self._parameters, u, create_graph=True))
             u, pulled = self._forward
             moved = gradients(*self._along(pulled, direction, u))

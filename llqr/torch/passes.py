@@ -3,6 +3,7 @@
 What each restriction is for:
 
 * inference mode: no dropout, running BatchNorm statistics, as published;
+* layers with linear pull-backs (:mod:`llqr.torch.linear_pullbacks`), quicker to differentiate again;
 * the mathematical attention kernel and the plain LSTM and GRU: fused ones lack a second derivative;
 * no autocast: products stay linear to working precision;
 * copies of the buffers and a forked random state: the training run must not notice.
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from llqr.torch.linear_pullbacks import LinearPullBacks
 
 _COMPILED = "_orig_mod"
 _RANDOM_PER_DEVICE = ("cuda", "xpu")
@@ -56,12 +59,16 @@ class CurvaturePass:
     Args:
         model: an unwrapped model.
         device: where its parameters are.
+
+    Attributes:
+        pull_backs: of the layers, while the pass is active.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._device = device
         self._modules = list(model.modules())
         self._recurrent = any(isinstance(module, nn.RNNBase) for module in self._modules)
+        self.pull_backs = LinearPullBacks()
         copies: dict[int, torch.Tensor] = {}  # a buffer of two modules stays one buffer
         self._buffers = [
             (module._buffers, name, copies.setdefault(id(buffer), buffer.detach().clone()))
@@ -103,6 +110,10 @@ class CurvaturePass:
                 _swap(stack, own, "_compiled_call_impl", None)
             if _COMPILED in module._modules and "forward" in own:
                 _swap(stack, own, "forward", module._modules[_COMPILED])
+            forward = None if "forward" in own else self.pull_backs.forward_of(module)
+            if forward is not None:
+                stack.callback(own.pop, "forward", None)
+                own["forward"] = forward
             # A sparse gradient cannot be differentiated again.
             if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
                 _swap(stack, own, "sparse", False)

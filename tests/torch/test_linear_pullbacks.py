@@ -1,0 +1,288 @@
+"""Layers with linear pull-backs are torch's own, but for what their forward products cost."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import llqr.torch
+from llqr.curvature import GaussNewton, Hessian, quadratic_model
+from llqr.divergences import Gaussian
+from llqr.torch.linear_pullbacks import LinearPullBacks
+from llqr.torch.passes import CurvaturePass
+from tests.torch import networks as nets
+
+FISHER = GaussNewton(metric=Gaussian())
+
+LAYERS = {
+    "convolution of sequences": (lambda: nn.Conv1d(2, 4, 3, stride=2, padding=1), (3, 2, 7)),
+    "convolution of images": (lambda: nn.Conv2d(2, 4, (3, 2), padding=(1, 0)), (3, 2, 5, 4)),
+    "convolution of volumes": (lambda: nn.Conv3d(2, 3, 2, bias=False), (2, 2, 3, 4, 3)),
+    "groups and dilation": (lambda: nn.Conv2d(4, 6, 3, dilation=2, groups=2), (2, 4, 6, 6)),
+    "transposed, sequences": (lambda: nn.ConvTranspose1d(2, 3, 3, stride=2), (3, 2, 4)),
+    "transposed, images": (
+        lambda: nn.ConvTranspose2d(4, 2, 3, 2, 1, output_padding=1, groups=2, bias=False),
+        (2, 4, 3, 4),
+    ),
+    "transposed, volumes": (lambda: nn.ConvTranspose3d(1, 2, 2), (2, 1, 2, 3, 2)),
+    "layer norm": (lambda: nn.LayerNorm(5), (3, 4, 5)),
+    "layer norm of one axis alone": (lambda: nn.LayerNorm(5, bias=False), (3, 5)),
+    "layer norm of two axes": (lambda: nn.LayerNorm((4, 5)), (3, 4, 5)),
+    "layer norm of all axes": (lambda: nn.LayerNorm((3, 4)), (3, 4)),
+    "layer norm without weights": (lambda: nn.LayerNorm(5, elementwise_affine=False), (3, 5)),
+    "batch norm of vectors": (lambda: nn.BatchNorm1d(4), (6, 4)),
+    "batch norm of sequences": (lambda: nn.BatchNorm1d(4), (6, 4, 3)),
+    "batch norm of images": (lambda: nn.BatchNorm2d(2), (3, 2, 4, 4)),
+    "batch norm without weights": (lambda: nn.BatchNorm3d(2, affine=False), (2, 2, 2, 3, 2)),
+}
+ELSEWHERE = {
+    "circular border": (
+        lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"),
+        (2, 2, 4, 4),
+    ),
+    "border by name": (lambda: nn.Conv2d(2, 3, 3, padding="same"), (2, 2, 4, 4)),
+    "one image": (lambda: nn.Conv2d(2, 3, 3), (2, 4, 4)),
+    "statistics of the batch": (lambda: nn.BatchNorm1d(3, track_running_stats=False), (5, 3)),
+}
+
+
+class Around(nn.Module):
+    """A layer between two linear ones, so that what goes in and out depends on parameters."""
+
+    def __init__(self, make, shape):
+        super().__init__()
+        self.before = nn.Linear(shape[-1], shape[-1])
+        self.layer = make()
+        self.after = nn.Linear(self.layer(torch.randn(shape)).shape[-1], 2)
+
+    def forward(self, x):
+        return self.after(self.layer(self.before(x)).tanh())
+
+
+def network(make, shape):
+    """Return a network in inference mode, its batch, and a random direction; float64."""
+    torch.manual_seed(0)
+    model = Around(make, shape).double()
+    for module in model.modules():
+        if getattr(module, "running_mean", None) is not None:
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+        for parameter in module.parameters(recurse=False):
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return model.eval(), (torch.randn(shape).double(),), nets.random_direction(model)
+
+
+def half_square(outputs, batch):
+    return 0.5 * (outputs**2).sum(), float(len(outputs))
+
+
+def forward_product(model, batch, direction, **options):
+    problem = llqr.torch.linearise(model, half_square, batch, curvature=FISHER, **options)
+    return problem.sum_over_chunks(lambda chunk: chunk.jvp(direction))["output"]
+
+
+def from_jacobian(model, batch, direction):
+    """Return J v from J, which takes first derivatives of torch's own layers only."""
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    rows = torch.func.jacrev(lambda values: functional_call(model, values, batch[:1]))(parameters)
+    return sum(torch.tensordot(rows[n], v, v.ndim) for n, v in direction.items())
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *ELSEWHERE])
+def test_forward_products_are_those_of_the_jacobian(name):
+    model, batch, direction = network(*(LAYERS | ELSEWHERE)[name])
+    # A product may vanish: a shift before statistics of the batch moves nothing.
+    scale = from_jacobian(model, batch, direction).norm()
+    for moved in [list(direction), *([n] for n in direction)]:
+        part = {n: direction[n] for n in moved}
+        full = {n: v if n in moved else torch.zeros_like(v) for n, v in direction.items()}
+        error = forward_product(model, batch, part) - from_jacobian(model, batch, full)
+        assert error.norm() < 1e-12 * scale
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_batches_of_directions_go_through_at_once(name):
+    model, batch, direction = network(*LAYERS[name])
+    problem = llqr.torch.linearise(model, half_square, batch, curvature=FISHER)
+    rows = torch.stack([nets.flatten(direction), nets.flatten(direction).flip(0)])
+    shapes = {n: p.shape for n, p in model.named_parameters()}
+    splits = [p.numel() for p in model.parameters()]
+
+    def product(row):
+        parts = zip(shapes.items(), row.split(splits), strict=True)
+        return problem.sum_over_chunks(
+            lambda chunk: chunk.jvp({n: part.reshape(shape) for (n, shape), part in parts})
+        )["output"]
+
+    expected = torch.stack([product(row) for row in rows])
+    assert nets.relative_error(torch.vmap(product)(rows), expected) < 1e-13
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_everything_else_is_torchs_own_to_the_last_bit(name):
+    model, batch, direction = network(*LAYERS[name])
+    expected = model(*batch)
+    loss = half_square(expected, batch)[0]
+    gradient = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+    along = torch.autograd.grad(gradient, list(model.parameters()), list(direction.values()))
+    problem = llqr.torch.linearise(model, half_square, batch, curvature=Hessian())
+    found = problem.sum_over_chunks(
+        lambda chunk: {
+            "output": chunk.outputs["output"],
+            "gradient": chunk.gradient(),
+            "product": chunk.hessian_product(direction),
+        }
+    )
+    assert torch.equal(found["output"], expected)
+    assert all(map(torch.equal, found["gradient"].values(), gradient))
+    assert nets.relative_error(nets.flatten(found["product"]), _flat(along)) < 1e-13
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts convolutions, and those that derivatives are made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.forth = self.back = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.forth += func is torch.ops.aten.convolution.default
+        self.back += func is torch.ops.aten.convolution_backward.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("moved", "products"), [("0.weight", 3), ("2.weight", 2), ("4.weight", 1)])
+def test_a_convolution_costs_one_product_per_tangent(moved, products):
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(2, 2, 3, padding=1, bias=False) for _ in range(3)]
+    parts = [part for layer in convolutions for part in (layer, nn.Tanh())]
+    model = nn.Sequential(*parts, nn.Flatten(), nn.Linear(32, 2)).double()
+    batch = (torch.randn(3, 2, 4, 4).double(),)
+    direction = nets.random_direction(model)
+    problem = llqr.torch.linearise(model, half_square, batch, curvature=FISHER)
+    problem.sum_over_chunks(lambda chunk: chunk.jvp(direction))
+    with Convolutions() as count:
+        problem.sum_over_chunks(lambda chunk: chunk.jvp({moved: direction[moved]}))
+    assert (count.forth, count.back) == (products, 0)
+
+
+class Differentiated(nn.Module):
+    """Puts out derivatives of its layers in what goes in, so that J holds second ones."""
+
+    def __init__(self, checkpointed):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1))
+        self.filter = nn.Conv1d(1, 2, 2)
+        self.checkpointed = checkpointed
+
+    def slope(self, x):
+        x = x.clone().requires_grad_()
+        energy = self.layers(x).sum() + self.filter(x[:, None]).tanh().sum()
+        return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+    def forward(self, x):
+        if self.checkpointed:
+            return checkpoint(self.slope, x, use_reentrant=False)
+        return self.slope(x)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_models_that_differentiate_themselves_keep_their_second_derivatives(checkpointed):
+    torch.manual_seed(0)
+    model = Differentiated(checkpointed).double()
+    batch = (torch.randn(3, 4).double(),)
+    direction = nets.random_direction(model)
+    step = 1e-5
+    sides = []
+    for sign in (1.0, -1.0):
+        moved = copy.deepcopy(model)
+        for name, value in moved.named_parameters():
+            value.data += sign * step * direction[name]
+        sides.append(moved(*batch).detach())
+    expected = (sides[0] - sides[1]) / (2.0 * step)
+    assert nets.relative_error(forward_product(model, batch, direction), expected) < 1e-8
+
+
+class Scaled(nn.Conv1d):
+    """A subclass that computes something else."""
+
+    def forward(self, input):
+        return 3.0 * super().forward(input)
+
+
+def test_layers_that_are_not_torchs_own_are_left_alone():
+    pull_backs = LinearPullBacks()
+    for module in (Scaled(1, 1, 1), nn.Linear(2, 2), nn.InstanceNorm1d(2), nn.GroupNorm(1, 2)):
+        assert pull_backs.forward_of(module) is None
+    model, batch, direction = network(lambda: Scaled(2, 4, 3), (3, 2, 7))
+    expected = from_jacobian(model, batch, direction)
+    assert nets.relative_error(forward_product(model, batch, direction), expected) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_numbers_stay_with_torchs_kernels(dtype):
+    module = nn.LayerNorm(4).to(dtype)
+    forward = LinearPullBacks().forward_of(module)
+    x = torch.randn(3, 4).to(dtype)
+    assert forward is not None
+    assert "LayerNorm" in type(forward(x).grad_fn).__name__
+    module.float()
+    assert "_Layer" in type(forward(x.float()).grad_fn).__name__
+
+
+class Ensemble(nn.Module):
+    """Runs one layer with several weights through a transform of functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv1d(1, 1, 2)
+        self.weights = nn.Parameter(torch.randn(3, 1, 1, 2))
+
+    def forward(self, x):
+        def member(weight):
+            return functional_call(self.layer, {"weight": weight}, x[:, None])
+
+        return torch.vmap(member)(self.weights).tanh().sum(0).flatten(1)
+
+
+def test_layers_inside_of_transforms_of_functions_are_torchs_own():
+    torch.manual_seed(0)
+    model = Ensemble().double()
+    batch = (torch.randn(3, 4).double(),)
+    direction = nets.random_direction(model)
+    expected = from_jacobian(model, batch, direction)
+    assert nets.relative_error(forward_product(model, batch, direction), expected) < 1e-12
+
+
+def test_a_pass_gives_the_layers_back():
+    model = nn.Sequential(nn.Conv1d(1, 1, 1), nn.LayerNorm(3))
+    model[1].forward = replaced = lambda x: x
+    pass_ = CurvaturePass(model, torch.device("cpu"))
+    with pytest.raises(KeyError), pass_.active():
+        assert "forward" in vars(model[0])
+        assert vars(model[1])["forward"] is replaced
+        with pass_.active():  # passes nest
+            assert "forward" in vars(model[0])
+        assert "forward" in vars(model[0])
+        raise KeyError
+    assert "forward" not in vars(model[0])
+    assert vars(model[1])["forward"] is replaced
+
+
+def _flat(values):
+    return torch.cat([value.flatten() for value in values])
+
+
+def test_gram_matrices_agree_with_products():
+    """The whole way: directions batched, layer by layer, and the curvature of the sum."""
+    model, batch, direction = network(*LAYERS["batch norm of images"])
+    problem = llqr.torch.linearise(model, half_square, batch, curvature=FISHER)
+    quadratic = quadratic_model(FISHER, problem)
+    product = nets.flatten(quadratic.curvature_product(direction))
+    tangent = from_jacobian(model, batch, direction)
+    expected = (tangent**2).sum() / len(batch[0])
+    assert nets.relative_error(product @ nets.flatten(direction), expected) < 1e-12
