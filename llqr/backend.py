@@ -93,6 +93,10 @@ class Backend(Protocol):
         """Return ⟨x, y⟩ of every pair, [n]; both of a pair have one shape."""
         ...
 
+    def scaled(self, values: Sequence[Array], factors: Array) -> list[Array]:
+        """Return every array times its factor, in its own dtype; ``factors`` is [n]."""
+        ...
+
     def choose(
         self, flags: Array, when_true: Sequence[Array], when_false: Sequence[Array]
     ) -> list[Array]:
@@ -212,6 +216,11 @@ class NumpyBackend:
     def dots(self, xs: Sequence[Array], ys: Sequence[Array]) -> Array:
         """Return ⟨x, y⟩ of every pair, [n]."""
         return np.stack([(x * y).sum() for x, y in zip(xs, ys, strict=True)])
+
+    def scaled(self, values: Sequence[Array], factors: Array) -> list[Array]:
+        """Return every array times its factor."""
+        pairs = zip(values, factors, strict=True)
+        return [self.asarray(factor, value) * value for value, factor in pairs]
 
     def choose(
         self, flags: Array, when_true: Sequence[Array], when_false: Sequence[Array]

@@ -168,10 +168,13 @@ class GaussNewton(AbstractCurvature):
         groups: Sequence[Directions],
     ) -> Array:
         """Return [n, n] = Tᵀ M T with T = [J d_1, …, J d_n]: one forward product per direction."""
+        jvp = (
+            linearisation.jvp
+        )  # computes what products share, which cannot be done inside of a map
 
         def tangents_and_products(directions: Directions) -> Array:
             def of_one(row: Array) -> Array:
-                tangents = linearisation.jvp(directions.combine(row))
+                tangents = jvp(directions.combine(row))
                 products = self.metric_products(backend, linearisation, tangents)
                 parts = (tangents, products)
                 return backend.concatenate(

@@ -323,12 +323,8 @@ class Preconditioner:
         length = backend.norms([lengths * norms])[0]
         clip, pace = clip_factor(backend, state.pace, length, rule.growth, rule.memory)
         share = clip * rule.share(backend.asarray(state.step, common), backend.maximum)
-        factors = share * lengths
-        result = {
-            name: backend.asarray(factors[index], plain[name]) * plain[name]
-            for index, name in enumerate(self.shapes)
-        }
-        return result, pace
+        values = backend.scaled([plain[name] for name in self.shapes], share * lengths)
+        return dict(zip(self.shapes, values, strict=True)), pace
 
     def _measured(
         self,

@@ -45,4 +45,4 @@ def shortened(
     longer, ones = norms > limits, backend.ones(norms.shape, norms)
     # Where nothing is shortened the limit may be infinite; ∞/∞ must not arise even if it is not chosen.
     ratios = backend.where(longer, limits, ones) / backend.where(longer, norms, ones)
-    return [value * ratios[index] for index, value in enumerate(values)]
+    return backend.scaled(values, ratios)

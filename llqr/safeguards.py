@@ -41,5 +41,5 @@ def grafted(backend: Backend, values: Tensors, plain: Tensors) -> Tensors:
     norms, targets = backend.norms(turned), backend.norms(straight)
     usable = (backend.dots(turned, straight) > 0.0) & (norms > 0.0)
     shares = targets / backend.where(usable, norms, backend.ones(norms.shape, norms))
-    scaled = [shares[index] * value for index, value in enumerate(turned)]
+    scaled = backend.scaled(turned, shares)
     return dict(zip(values, backend.choose(usable, scaled, straight), strict=True))

@@ -19,6 +19,14 @@ def test_list_operations(rng, framework):
     )
     inner = [np.ravel(x) @ np.ravel(y) for x, y in zip(xs, ys, strict=True)]
     np.testing.assert_allclose(back(backend.dots(mine, other)), inner, rtol=1e-13)
+    factors = rng.standard_normal(5)
+    short = [to(value.astype(np.float32)) for value in xs]
+    for values, resolution in ((mine, 1e-15), (short, 1e-6)):
+        for found, value, factor, x in zip(
+            backend.scaled(values, to(factors)), values, factors, xs, strict=True
+        ):
+            assert back(found).dtype == back(value).dtype
+            np.testing.assert_allclose(back(found), factor * x, rtol=resolution)
     for flags in ([True] * 5, [False] * 5, [True, False, False, True, False]):
         chosen = backend.choose(to(np.array(flags)), mine, other)
         for flag, found, x, y in zip(flags, chosen, xs, ys, strict=True):

@@ -60,21 +60,28 @@ class TorchTrainer:
         self.steps = 0
 
     def step(
-        self, model: nn.Module, model_state: Any, batch: Mapping[str, Any], rng: Any
+        self,
+        model: nn.Module,
+        model_state: Any,
+        batch: Mapping[str, Any],
+        rng: Any,
+        *,
+        measured: bool = False,
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Take one step; return the new model state, and loss and gradient norm."""
+        """Take one step; return the new model state, and loss and gradient norm if ``measured``."""
         for parameter in self._parameters:
             parameter.grad = None
         loss, outputs, model_state = self._loss(model, model_state, batch, rng)
         loss.backward()
-        norm = self._clipped_gradient_norm()
+        metrics = {"loss": loss.detach(), "grad_norm": self._gradient_norm()} if measured else {}
+        self._clip_gradient()
         epoch = epoch_length(self.workload, batch, world_size())
         self._update(
             self._curvature(batch, outputs) if self.optimizer.fit_is_due else None,
             float(self.recipe.decay(self.steps, np, epoch)),
         )
         self.steps += 1
-        return model_state, {"loss": loss.detach(), "grad_norm": norm}
+        return model_state, metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizers' states and the counter."""
@@ -103,7 +110,8 @@ class TorchTrainer:
         """Return the mean training loss over all processes, the detached outputs and the model state."""
         recipe = self.recipe
         dropout = {} if recipe.dropout_rate is None else {"dropout_rate": recipe.dropout_rate}
-        model.train()
+        if not model.training:
+            model.train()
         outputs, model_state = self.workload.model_fn(
             params=model,
             augmented_and_preprocessed_input_batch=batch,
@@ -143,14 +151,19 @@ class TorchTrainer:
         )
 
     @torch.no_grad()
-    def _clipped_gradient_norm(self) -> Tensor:
-        """Return the norm of the gradient, and scale the gradient down to the limit if there is one."""
-        gradients = [value.grad for value in self._parameters if value.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if self.recipe.gradient_clip is not None:
-            share = torch.clamp(self.recipe.gradient_clip / torch.clamp(norm, min=1e-16), max=1.0)
-            torch._foreach_mul_(gradients, share)
-        return norm
+    def _gradient_norm(self) -> Tensor:
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients())))
+
+    @torch.no_grad()
+    def _clip_gradient(self) -> None:
+        """Scale the gradient down to the limit on its norm if there is one."""
+        limit = self.recipe.gradient_clip
+        if limit is not None:
+            share = torch.clamp(limit / torch.clamp(self._gradient_norm(), min=1e-16), max=1.0)
+            torch._foreach_mul_(self._gradients(), share)
+
+    def _gradients(self) -> list[Tensor]:
+        return [value.grad for value in self._parameters if value.grad is not None]
 
     @torch.no_grad()
     def _update(self, chosen: CurvatureBatch | None, decay: float) -> None:
@@ -222,9 +235,12 @@ class TorchSubmission(Submission):
     ) -> tuple[Any, Any, Any]:
         """Take one step."""
         trainer = optimizer_state["llqr"]
-        model_state, metrics = trainer.step(current_param_container, model_state, batch, rng)
         logger = getattr(workload, "metrics_logger", None)
-        if logger is not None and global_step % LOG_INTERVAL == 0:
+        logs = logger is not None and global_step % LOG_INTERVAL == 0
+        model_state, metrics = trainer.step(
+            current_param_container, model_state, batch, rng, measured=logs
+        )
+        if logs:
             counters = trainer.optimizer.counters()
             numbers = {name: value.item() for name, value in metrics.items()} | {
                 "refreshes": counters["fits"],

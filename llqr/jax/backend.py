@@ -71,6 +71,10 @@ class JaxBackend:
         """Return ⟨x, y⟩ of every pair, [n]."""
         return jnp.stack([_dot(x, y) for x, y in zip(xs, ys, strict=True)])
 
+    def scaled(self, values: Sequence[Array], factors: Array) -> list[Array]:
+        """Return every array times its factor."""
+        return [self.asarray(factors[i], value) * value for i, value in enumerate(values)]
+
     def choose(
         self, flags: Array, when_true: Sequence[Array], when_false: Sequence[Array]
     ) -> list[Array]:

@@ -81,6 +81,12 @@ class TorchBackend:
         pairs = zip(xs, ys, strict=True)
         return torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in pairs])
 
+    def scaled(self, values: Sequence[Tensor], factors: Tensor) -> list[Tensor]:
+        """Return every tensor times its factor."""
+        pairs = zip(values, factors.unbind(), strict=True)
+        own = [factor.to(value.dtype) for value, factor in pairs]
+        return list(torch._foreach_mul(list(values), own))
+
     def choose(
         self, flags: Tensor, when_true: Sequence[Tensor], when_false: Sequence[Tensor]
     ) -> list[Tensor]:

@@ -12,7 +12,7 @@ forth and two back, 4/3 of a gradient, and recomputes nothing. Parameters are di
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -69,23 +69,27 @@ class TorchLinearisation:
         with self._pass.active():
             return self._named(gradients([self._summed_loss], self._parameters))
 
-    def jvp(self, direction: Tensors) -> dict[str, Tensor]:
-        """Return J_k v for every named output: at most two matrix products per layer.
+    @property
+    def jvp(self) -> Callable[[Tensors], dict[str, Tensor]]:
+        """The map v ↦ J_k v for every named output: at most two matrix products per layer.
 
         Layers before the first one that v moves cost nothing, and that layer costs one.
         """
-        names = self._differentiable()
+        if self._forward is None:
+            outputs = [self._attached[name] for name in self._differentiable()]
+            u = [torch.zeros_like(output, requires_grad=True) for output in outputs]
+            hooks = saved_tensors_hooks(_without_zeros, _with_zeros)
+            with self._pass.active(), hooks, self._pass.pull_backs.built():
+                self._forward = u, gradients(outputs, self._parameters, u, create_graph=True)
+        return self._forward_product
+
+    def _forward_product(self, direction: Tensors) -> dict[str, Tensor]:
+        assert self._forward is not None
+        u, pulled = self._forward
         with self._pass.active():
-            if self._forward is None:
-                outputs = [self._attached[name] for name in names]
-                u = [torch.zeros_like(output, requires_grad=True) for output in outputs]
-                hooks = saved_tensors_hooks(_without_zeros, _with_zeros)
-                with hooks, self._pass.pull_backs.built():
-                    self._forward = (u, gradients(outputs, self._parameters, u, create_graph=True))
-            u, pulled = self._forward
             moved = gradients(*self._along(pulled, direction, u))
         tangents = {name: torch.zeros_like(value) for name, value in self.outputs.items()}
-        for name, tangent in zip(names, moved, strict=True):
+        for name, tangent in zip(self._differentiable(), moved, strict=True):
             tangents[name] = tangent.to(self._function.dtype)
         return tangents
 

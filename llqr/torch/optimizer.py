@@ -229,9 +229,10 @@ class LLQR(AbstractWrapper):
                 values = before.values_in(members.dtype)
                 self._fit(self._model(fit_batch), made, unseen, seen, values)
             moved = self._precondition(made)
+            stepped = before.minus(moved, members.dtype)
             for name, parameter in members.parameters.items():
                 if parameter.grad is not None:
-                    parameter.copy_(before.values[name].to(members.dtype) - moved[name])
+                    parameter.copy_(stepped[name])
 
     def _precondition(self, vectors: Sources) -> Tensors:
         members = self._members

@@ -66,16 +66,21 @@ class CurvaturePass:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._device = device
-        self._modules = list(model.modules())
-        self._recurrent = any(isinstance(module, nn.RNNBase) for module in self._modules)
+        modules = list(model.modules())
+        self._recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
         self.pull_backs = LinearPullBacks()
         copies: dict[int, torch.Tensor] = {}  # a buffer of two modules stays one buffer
-        self._buffers = [
+        # (where, under which key, what to put there); found once, since every product enters the pass.
+        self._swaps: list[tuple[dict[str, Any], str, Any]] = [
             (module._buffers, name, copies.setdefault(id(buffer), buffer.detach().clone()))
-            for module in self._modules
+            for module in modules
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
+        for module in modules:
+            self._swaps.extend(
+                (module.__dict__, key, value) for key, value in self._changes(module)
+            )
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -94,31 +99,33 @@ class CurvaturePass:
                 for kernels in (torch.backends.cudnn, torch.backends.mkldnn):
                     stack.callback(setattr, kernels, "enabled", kernels.enabled)
                     kernels.enabled = False
-            self._swap_all(stack)
+            for values, key, value in self._swaps:
+                _swap(stack, values, key, value)
             yield
 
-    def _swap_all(self, stack: ExitStack) -> None:
-        for buffers, name, copy in self._buffers:
-            _swap(stack, buffers, name, copy)
-        for module in self._modules:
-            own = module.__dict__
-            # The flag is set directly: some modules override train() and fuse weights there.
-            if own.get("training"):
-                _swap(stack, own, "training", False)
-            # Compiled code has no second derivative, so compiled submodules run eagerly.
-            if own.get("_compiled_call_impl") is not None:
-                _swap(stack, own, "_compiled_call_impl", None)
-            if _COMPILED in module._modules and "forward" in own:
-                _swap(stack, own, "forward", module._modules[_COMPILED])
-            forward = None if "forward" in own else self.pull_backs.forward_of(module)
+    def _changes(self, module: nn.Module) -> Iterator[tuple[str, Any]]:
+        """Yield the attributes of a module that differ during the pass, and what they are then."""
+        own = module.__dict__
+        # The flag is set directly: some modules override train() and fuse weights there.
+        if own.get("training"):
+            yield "training", False
+        # Compiled code has no second derivative, so compiled submodules run eagerly.
+        if own.get("_compiled_call_impl") is not None:
+            yield "_compiled_call_impl", None
+        if "forward" not in own:
+            forward = self.pull_backs.forward_of(module)
             if forward is not None:
-                stack.callback(own.pop, "forward", None)
-                own["forward"] = forward
-            # A sparse gradient cannot be differentiated again.
-            if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
-                _swap(stack, own, "sparse", False)
+                yield "forward", forward
+        elif _COMPILED in module._modules:
+            yield "forward", module._modules[_COMPILED]
+        # A sparse gradient cannot be differentiated again.
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
+            yield "sparse", False
 
 
 def _swap(stack: ExitStack, values: dict[str, Any], key: str, value: Any) -> None:
-    stack.callback(values.__setitem__, key, values[key])
+    if key in values:
+        stack.callback(values.__setitem__, key, values[key])
+    else:
+        stack.callback(values.pop, key, None)
     values[key] = value

@@ -31,10 +31,7 @@ def of_update(
         gradient: g.
         dtype: of u.
     """
-    update = {
-        name: before.values[name].to(dtype) - parameter.to(dtype)
-        for name, parameter in parameters.items()
-    }
+    update = before.minus(parameters, dtype)
     return {"input": update, "update": update, "gradient": gradient}
 
 

@@ -11,8 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 import llqr.torch
 from llqr.curvature import GaussNewton, Hessian, quadratic_model
+from llqr.directions import Directions
 from llqr.divergences import Gaussian
 from llqr.torch.linear_pullbacks import LinearPullBacks
+from llqr.torch.linearisation import TorchLinearisation
 from llqr.torch.passes import CurvaturePass
 from tests.torch import networks as nets
 
@@ -277,12 +279,29 @@ def _flat(values):
     return torch.cat([value.flatten() for value in values])
 
 
-def test_gram_matrices_agree_with_products():
-    """The whole way: directions batched, layer by layer, and the curvature of the sum."""
-    model, batch, direction = network(*LAYERS["batch norm of images"])
+@pytest.mark.parametrize("name", ["convolution of images", "layer norm", "batch norm of images"])
+def test_gram_matrices_take_one_batch_of_products_per_group(name, monkeypatch):
+    model, batch, direction = network(*LAYERS[name])
+    tangents = []
+    for moved in direction:
+        part = {n: v if n == moved else torch.zeros_like(v) for n, v in direction.items()}
+        tangents.append(from_jacobian(model, batch, part).flatten())
+    stacked = torch.stack([*tangents, *(2.0 * tangent for tangent in tangents)])
+    taken = []
+
+    def product(self, moved):
+        taken.append(sorted(moved))
+        return plain(self, moved)
+
+    plain = TorchLinearisation._forward_product
+    monkeypatch.setattr(TorchLinearisation, "_forward_product", product)
+    groups = [
+        Directions(count=2, combine=lambda e, n=n: {n: (e[0] + 2.0 * e[1]) * direction[n]})
+        for n in direction
+    ]
     problem = llqr.torch.linearise(model, half_square, batch, curvature=FISHER)
-    quadratic = quadratic_model(FISHER, problem)
-    product = nets.flatten(quadratic.curvature_product(direction))
-    tangent = from_jacobian(model, batch, direction)
-    expected = (tangent**2).sum() / len(batch[0])
-    assert nets.relative_error(product @ nets.flatten(direction), expected) < 1e-12
+    found = quadratic_model(FISHER, problem).gram(groups)
+    order = torch.arange(len(stacked)).reshape(2, -1).T.flatten()
+    expected = (stacked @ stacked.T)[order][:, order] / len(batch[0])
+    assert nets.relative_error(found, expected) < 1e-12
+    assert taken == [[n] for n in direction]
