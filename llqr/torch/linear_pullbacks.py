@@ -37,7 +37,7 @@ class LinearPullBacks:
 
     @contextmanager
     def built(self) -> Iterator[None]:
-        """Leave out what second derivatives in x and w would need, in graphs that are built now."""
+        """Leave out what second derivatives in x and w would need, in graphs that are built now, at u = 0."""
         self.wanted = True
         try:
             yield
@@ -78,7 +78,7 @@ class _Rule(Protocol):
         ...
 
     def linear(self, u: Tensor, needed: Needed, x: Tensor, weight: Any, *kept: Any) -> Any:
-        """Return the pull-back, differentiable in u; the other tensors are detached."""
+        """Return the pull-back at u = 0, differentiable in u; the other tensors are detached."""
         ...
 
 
@@ -130,15 +130,19 @@ class _Convolution(NamedTuple):
 
 
 class _ConvolutionPullBack(torch.autograd.Function):
-    """u ↦ ∂⟨B(x, w), u⟩/∂(x, w); x and w are constants."""
+    """u ↦ ∂⟨B(x, w), u⟩/∂(x, w) at u = 0; x and w are constants."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, needed: Needed, x: Tensor, weight: Tensor, b: Any) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight)
         ctx.product = b
-        mask = [needed[0], needed[1], False]
-        return torch.ops.aten.convolution_backward(u, x, weight, None, *b, mask)[:2]
+        # The graph is built at u = 0, so what goes back is zero, and takes no memory either.
+        zero = u.new_zeros(())
+        return tuple(
+            zero.expand(tensor.shape) if wanted else None
+            for tensor, wanted in zip((x, weight), needed[:2], strict=True)
+        )
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor | None) -> Any:
