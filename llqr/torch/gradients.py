@@ -80,12 +80,6 @@ class Snapshot:
         """Return the copies of the parameters in a dtype."""
         return {name: value.to(dtype) for name, value in self.values.items()}
 
-    def minus(self, values: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:
-        """Return the copies of the parameters minus something, in a dtype."""
-        copies = [self.values[name].to(dtype) for name in self._parameters]
-        others = [values[name].to(dtype) for name in self._parameters]
-        return dict(zip(self._parameters, torch._foreach_sub(copies, others), strict=True))
-
     def restore_parameters(self) -> None:
         """Write the parameters back."""
         for name, parameter in self._parameters.items():

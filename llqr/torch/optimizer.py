@@ -229,10 +229,14 @@ class LLQR(AbstractWrapper):
                 values = before.values_in(members.dtype)
                 self._fit(self._model(fit_batch), made, unseen, seen, values)
             moved = self._precondition(made)
-            stepped = before.minus(moved, members.dtype)
             for name, parameter in members.parameters.items():
                 if parameter.grad is not None:
-                    parameter.copy_(stepped[name])
+                    # In one pass where the dtype is the parameter's own.
+                    value, move = before.values[name].to(members.dtype), moved[name]
+                    if parameter.dtype == members.dtype:
+                        torch.sub(value, move, out=parameter)
+                    else:
+                        parameter.copy_(value - move)
 
     def _precondition(self, vectors: Sources) -> Tensors:
         members = self._members

@@ -31,7 +31,10 @@ def of_update(
         gradient: g.
         dtype: of u.
     """
-    update = before.minus(parameters, dtype)
+    update = {
+        name: before.values[name].to(dtype) - parameter.to(dtype)
+        for name, parameter in parameters.items()
+    }
     return {"input": update, "update": update, "gradient": gradient}
 
 
