@@ -144,6 +144,19 @@ def test_everything_else_is_torchs_own_to_the_last_bit(name):
     assert nets.relative_error(nets.flatten(found["product"]), _flat(along)) < 1e-13
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_linear_pull_backs_are_torchs_at_any_cotangent(name):
+    model, batch, _ = network(*LAYERS[name])
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(model(*batch).sum(), parameters)
+    pass_ = CurvaturePass(model, torch.device("cpu"))
+    with pass_.active():
+        total = model(*batch).sum()
+        with pass_.pull_backs.built():
+            found = torch.autograd.grad(total, parameters)
+    assert nets.relative_error(_flat(found), _flat(expected)) < 1e-13
+
+
 class Convolutions(TorchDispatchMode):
     """Counts convolutions, and those that derivatives are made of."""
 
