@@ -168,9 +168,7 @@ class GaussNewton(AbstractCurvature):
         groups: Sequence[Directions],
     ) -> Array:
         """Return [n, n] = Tᵀ M T with T = [J d_1, …, J d_n]: one forward product per direction."""
-        jvp = (
-            linearisation.jvp
-        )  # computes what products share, which cannot be done inside of a map
+        jvp = linearisation.jvp  # with what products share, which no map may compute
 
         def tangents_and_products(directions: Directions) -> Array:
             def of_one(row: Array) -> Array:
