@@ -1,4 +1,7 @@
-"""What every test runs under: float64 in JAX, the CPU, two cores in all, fixed seeds."""
+"""What every test runs under: float64 in JAX, the CPU, two cores in all, fixed seeds.
+
+Hypothesis draws the same examples in every run; ``pytest --hypothesis-profile default`` draws new ones.
+"""
 
 import os
 import random
@@ -10,8 +13,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, 2 // _workers)))
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

@@ -18,13 +18,18 @@ RULE = AdaptiveMultiplier(factor=3.0, recovery=2, patience=2, smallest=0.02, mem
 
 
 def by_hand(signs, losses, rule):
-    """Return every η of a run, written from the formula in plain numbers."""
+    """Return every η of a run, written from the formula in plain numbers.
+
+    Runs with a loss that is the mean before it are none: rounding decides whether that is above.
+    """
     eta, failures, seen, values = 1.0, 0, [], []
     for sign, loss in zip(signs, losses, strict=True):
         level = None
         for number, own in enumerate(seen):
             share = max(1.0 / (number + 1), 1.0 / rule.memory)
             level = own if number == 0 else level + share * (own - level)
+        if level is not None:
+            hypothesis.assume(abs(loss - level) > 1e-9 * max(map(abs, seen)))
         if sign < 0:
             eta, failures = min(1.0, eta * rule.factor ** (1.0 / rule.recovery)), 0
         elif sign > 0 and level is not None and loss > level:
