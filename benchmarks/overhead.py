@@ -103,7 +103,7 @@ def overhead(network: str, batch: int, rounds: int, device: str) -> list[dict[st
             "with a refresh": refresh,
             "longest interval": longest,
             "amortised": amortised,
-            "limit by operations": 1.0 + plan.cost / longest,
+            "as planned": 1.0 + plan.cost / longest,
             "annealed": annealed,
             "over a run": annealing.solved * amortised + (1.0 - annealing.solved) * annealed,
         }

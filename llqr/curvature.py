@@ -168,7 +168,8 @@ class GaussNewton(AbstractCurvature):
         groups: Sequence[Directions],
     ) -> Array:
         """Return [n, n] = Tᵀ M T with T = [J d_1, …, J d_n]: one forward product per direction."""
-        jvp = linearisation.jvp  # with what products share, which no map may compute
+        # Taken outside of the map, since what products share cannot be computed in there.
+        jvp = linearisation.jvp
 
         def tangents_and_products(directions: Directions) -> Array:
             def of_one(row: Array) -> Array:

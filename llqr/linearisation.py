@@ -37,7 +37,10 @@ class Linearisation(Protocol):
         ...
 
     def jvp(self, direction: Tensors) -> dict[str, Array]:
-        """Return J_k v for every named output; v is zero where it names no parameter."""
+        """Return J_k v for every named output; v is zero where it names no parameter.
+
+        Taking the method may compute what its products share; take it before products are batched.
+        """
         ...
 
     def vjp(self, cotangents: dict[str, Array]) -> Tensors:

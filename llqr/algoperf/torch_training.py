@@ -110,6 +110,7 @@ class TorchTrainer:
         """Return the mean training loss over all processes, the detached outputs and the model state."""
         recipe = self.recipe
         dropout = {} if recipe.dropout_rate is None else {"dropout_rate": recipe.dropout_rate}
+        # Most workloads' model_fn does this; done twice it would walk over all modules twice.
         if not model.training:
             model.train()
         outputs, model_state = self.workload.model_fn(

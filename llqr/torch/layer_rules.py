@@ -1,6 +1,6 @@
-"""Convolutions and normalisations with pull-backs that are differentiable in the cotangent alone.
+"""Convolutions and normalisations with pullbacks that are differentiable in the cotangent alone.
 
-For a layer f(x, w) with the pull-back P(u) = ∂⟨f, u⟩/∂(x, w):
+For a layer f(x, w) with the pullback P(u) = ∂⟨f, u⟩/∂(x, w):
 
     convolution     f = B(x, w) + b,   ∂⟨P(u), v⟩/∂u = B(v_x, w) + B(x, v_w) + v_b
     layer norm      f = γ x̂ + β,   x̂ = r (x − mean x),   P_x(u) = r (γu − mean γu − x̂ mean(x̂ γu))
@@ -20,7 +20,7 @@ Needed = tuple[bool, bool, bool]
 
 
 class Rule(Protocol):
-    """One kind of layer. ``kept`` is what its value leaves for its pull-backs."""
+    """One kind of layer. ``kept`` is what its value leaves for its pullbacks."""
 
     def takes(self, x: Tensor) -> bool:
         """Can it serve this input now; else torch's own layer has to."""
@@ -31,11 +31,11 @@ class Rule(Protocol):
         ...
 
     def full(self, u: Tensor, needed: Needed, x: Tensor, weight: Any, *kept: Any) -> Any:
-        """Return the pull-back, differentiable in everything."""
+        """Return the pullback, differentiable in everything."""
         ...
 
     def linear(self, u: Tensor, needed: Needed, x: Tensor, weight: Any, *kept: Any) -> Any:
-        """Return the pull-back differentiable in u; the other tensors are detached."""
+        """Return the pullback differentiable in u; the other tensors are detached."""
         ...
 
 
@@ -66,10 +66,10 @@ class _Convolution(NamedTuple):
 
     def linear(self, u: Tensor, needed: Needed, x: Tensor, weight: Any) -> Any:
         along_bias = _summed(u, (0, *range(2, u.ndim))) if needed[2] else None
-        return *_ConvolutionPullBack.apply(u, needed, x, weight, self), along_bias  # type: ignore[misc]
+        return *_ConvolutionPullback.apply(u, needed, x, weight, self), along_bias  # type: ignore[misc]
 
 
-class _ConvolutionPullBack(torch.autograd.Function):
+class _ConvolutionPullback(torch.autograd.Function):
     """u ↦ ∂⟨B(x, w), u⟩/∂(x, w); x and w are constants."""
 
     @staticmethod
@@ -130,11 +130,8 @@ class _LayerNorm(NamedTuple):
         normalised = rate * (x - mean)
         turned = u if weight is None else weight * u
         along = (normalised * turned).mean(axes, keepdim=True)
-        return (
-            rate * (turned - turned.mean(axes, keepdim=True) - normalised * along),
-            _summed(normalised * u, others) if needed[1] else None,
-            _summed(u, others) if needed[2] else None,
-        )
+        pulled = rate * (turned - turned.mean(axes, keepdim=True) - normalised * along)
+        return pulled, *_along_weights(u, normalised, others, needed)
 
 
 class _BatchNorm(NamedTuple):
@@ -166,11 +163,17 @@ class _BatchNorm(NamedTuple):
         rate = torch.rsqrt(variance + self.module.eps).reshape(per_channel)
         scale = rate if weight is None else rate * weight.reshape(per_channel)
         normalised = rate * (x - mean.reshape(per_channel))
-        return (
-            scale * u,
-            _summed(normalised * u, others) if needed[1] else None,
-            _summed(u, others) if needed[2] else None,
-        )
+        return scale * u, *_along_weights(u, normalised, others, needed)
+
+
+def _along_weights(
+    u: Tensor, normalised: Tensor, axes: tuple[int, ...], needed: Needed
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return ∂⟨γ x̂ + β, u⟩/∂(γ, β), which are shared along the axes."""
+    return (
+        _summed(normalised * u, axes) if needed[1] else None,
+        _summed(u, axes) if needed[2] else None,
+    )
 
 
 def _summed(values: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -79,7 +79,7 @@ class TorchLinearisation:
             outputs = [self._attached[name] for name in self._differentiable()]
             u = [torch.zeros_like(output, requires_grad=True) for output in outputs]
             hooks = saved_tensors_hooks(_without_zeros, _with_zeros)
-            with self._pass.active(), hooks, self._pass.pull_backs.built():
+            with self._pass.active(), hooks, self._pass.pullbacks.switched_on():
                 self._forward = u, gradients(outputs, self._parameters, u, create_graph=True)
         return self._forward_product
 

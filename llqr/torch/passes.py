@@ -3,7 +3,7 @@
 What each restriction is for:
 
 * inference mode: no dropout, running BatchNorm statistics, as published;
-* layers with linear pull-backs (:mod:`llqr.torch.linear_pullbacks`), quicker to differentiate again;
+* layers with linear pullbacks (:mod:`llqr.torch.linear_pullbacks`), quicker to differentiate again;
 * the mathematical attention kernel and the plain LSTM and GRU: fused ones lack a second derivative;
 * no autocast: products stay linear to working precision;
 * copies of the buffers and a forked random state: the training run must not notice.
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from llqr.torch.linear_pullbacks import LinearPullBacks
+from llqr.torch.linear_pullbacks import LinearPullbacks
 
 _COMPILED = "_orig_mod"
 _RANDOM_PER_DEVICE = ("cuda", "xpu")
@@ -61,14 +61,14 @@ class CurvaturePass:
         device: where its parameters are.
 
     Attributes:
-        pull_backs: of the layers, while the pass is active.
+        pullbacks: of the layers, while the pass is active.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._device = device
         modules = list(model.modules())
         self._recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
-        self.pull_backs = LinearPullBacks()
+        self.pullbacks = LinearPullbacks()
         copies: dict[int, torch.Tensor] = {}  # a buffer of two modules stays one buffer
         # (where, under which key, what to put there); found once, since every product enters the pass.
         self._swaps: list[tuple[dict[str, Any], str, Any]] = [
@@ -113,7 +113,7 @@ class CurvaturePass:
         if own.get("_compiled_call_impl") is not None:
             yield "_compiled_call_impl", None
         if "forward" not in own:
-            forward = self.pull_backs.forward_of(module)
+            forward = self.pullbacks.forward_of(module)
             if forward is not None:
                 yield "forward", forward
         elif _COMPILED in module._modules:

@@ -1,6 +1,8 @@
-"""Layers with linear pull-backs are torch's own, but for what their forward products cost."""
+"""Layers with linear pullbacks are torch's own, but for what their forward products cost."""
 
 import copy
+from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ import llqr.torch
 from llqr.curvature import GaussNewton, Hessian, quadratic_model
 from llqr.directions import Directions
 from llqr.divergences import Gaussian
-from llqr.torch.linear_pullbacks import LinearPullBacks
+from llqr.torch.linear_pullbacks import LinearPullbacks
 from llqr.torch.linearisation import TorchLinearisation
 from llqr.torch.passes import CurvaturePass
 from tests.torch import networks as nets
@@ -145,28 +147,27 @@ def test_everything_else_is_torchs_own_to_the_last_bit(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_linear_pull_backs_are_torchs_at_any_cotangent(name):
+def test_linear_pullbacks_are_torchs_at_any_cotangent(name):
     model, batch, _ = network(*LAYERS[name])
     parameters = list(model.parameters())
     expected = torch.autograd.grad(model(*batch).sum(), parameters)
     pass_ = CurvaturePass(model, torch.device("cpu"))
     with pass_.active():
         total = model(*batch).sum()
-        with pass_.pull_backs.built():
+        with pass_.pullbacks.switched_on():
             found = torch.autograd.grad(total, parameters)
     assert nets.relative_error(_flat(found), _flat(expected)) < 1e-13
 
 
-class Convolutions(TorchDispatchMode):
-    """Counts convolutions, and those that derivatives are made of."""
+class Operations(TorchDispatchMode):
+    """Counts operations by kind."""
 
     def __init__(self):
         super().__init__()
-        self.forth = self.back = 0
+        self.counts = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.forth += func is torch.ops.aten.convolution.default
-        self.back += func is torch.ops.aten.convolution_backward.default
+        self.counts[func] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -180,9 +181,33 @@ def test_a_convolution_costs_one_product_per_tangent(moved, products):
     direction = nets.random_direction(model)
     problem = llqr.torch.linearise(model, half_square, batch, curvature=FISHER)
     problem.sum_over_chunks(lambda chunk: chunk.jvp(direction))
-    with Convolutions() as count:
+    with Operations() as operations:
         problem.sum_over_chunks(lambda chunk: chunk.jvp({moved: direction[moved]}))
-    assert (count.forth, count.back) == (products, 0)
+    assert operations.counts[torch.ops.aten.convolution.default] == products
+    assert operations.counts[torch.ops.aten.convolution_backward.default] == 0
+
+
+@pytest.mark.parametrize("name", ["layer norm", "batch norm of images"])
+def test_a_normalisation_takes_less_than_half_of_torchs_operations(name):
+    make, shape = LAYERS[name]
+    layer, x = make().double().eval(), torch.randn(shape).double().requires_grad_()
+    counts = []
+    pass_ = CurvaturePass(layer, torch.device("cpu"))
+    for outer, inner in (
+        (nullcontext, nullcontext),
+        (pass_.active, pass_.pullbacks.switched_on),
+    ):
+        with outer():
+            value = layer(x)
+            u = torch.zeros_like(value, requires_grad=True)
+            inputs = [x, *layer.parameters()]
+            with inner():
+                pulled = torch.autograd.grad(value, inputs, u, create_graph=True)
+        directions = [torch.ones_like(value) for value in inputs]
+        with Operations() as operations:
+            torch.autograd.grad(pulled, u, directions)
+        counts.append(operations.counts.total())
+    assert counts[1] < counts[0] / 2
 
 
 class Differentiated(nn.Module):
@@ -230,9 +255,9 @@ class Scaled(nn.Conv1d):
 
 
 def test_layers_that_are_not_torchs_own_are_left_alone():
-    pull_backs = LinearPullBacks()
+    pullbacks = LinearPullbacks()
     for module in (Scaled(1, 1, 1), nn.Linear(2, 2), nn.InstanceNorm1d(2), nn.GroupNorm(1, 2)):
-        assert pull_backs.forward_of(module) is None
+        assert pullbacks.forward_of(module) is None
     model, batch, direction = network(lambda: Scaled(2, 4, 3), (3, 2, 7))
     expected = from_jacobian(model, batch, direction)
     assert nets.relative_error(forward_product(model, batch, direction), expected) < 1e-12
@@ -241,7 +266,7 @@ def test_layers_that_are_not_torchs_own_are_left_alone():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_short_numbers_stay_with_torchs_kernels(dtype):
     module = nn.LayerNorm(4).to(dtype)
-    forward = LinearPullBacks().forward_of(module)
+    forward = LinearPullbacks().forward_of(module)
     x = torch.randn(3, 4).to(dtype)
     assert forward is not None
     assert "LayerNorm" in type(forward(x).grad_fn).__name__
