@@ -14,6 +14,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Literal
 
 from llqr._checks import check_not_negative
@@ -142,13 +143,9 @@ class GaussNewton(AbstractCurvature):
         Raises:
             KeyError: if the model function returns no intermediate of a metric's name.
         """
+        self._check_outputs(tangents)
         products: dict[str, Array] = {}
         for name in self.measured:
-            if name not in tangents:
-                raise KeyError(
-                    f"intermediate metric {name!r} has no output of that name; the model function "
-                    f"returns {sorted(tangents)}"
-                )
             metric = self.metric if name == OUTPUT else self.intermediate[name]
             if isinstance(metric, AbstractMetric):
                 products[name] = metric.product(
@@ -167,26 +164,42 @@ class GaussNewton(AbstractCurvature):
         linearisation: Linearisation,
         groups: Sequence[Directions],
     ) -> Array:
-        """Return [n, n] = Tᵀ M T with T = [J d_1, …, J d_n]: one forward product per direction."""
+        """Return [n, n] = Tᵀ M T with T = [J d_1, …, J d_n]: one forward product per direction.
+
+        Raises:
+            KeyError: as :meth:`metric_products`.
+        """
+        self._check_outputs(linearisation.outputs)
         # Taken outside of the map, since what products share cannot be computed in there.
         jvp = linearisation.jvp
+        shapes = {name: linearisation.outputs[name].shape for name in self.measured}
 
-        def tangents_and_products(directions: Directions) -> Array:
-            def of_one(row: Array) -> Array:
-                tangents = jvp(directions.combine(row))
-                products = self.metric_products(backend, linearisation, tangents)
-                parts = (tangents, products)
-                return backend.concatenate(
-                    [part[name].reshape((-1,)) for part in parts for name in products]
-                )
-
+        def tangents(directions: Directions) -> Array:
             units = identity(backend, directions.count, linearisation.outputs[OUTPUT])
-            return backend.map(of_one, units)
+            return backend.map(lambda row: self._flat(backend, jvp(directions.combine(row))), units)
+
+        def products(row: Array) -> Array:
+            pieces, start = {}, 0
+            for name, shape in shapes.items():
+                pieces[name] = row[start : start + prod(shape)].reshape(shape)
+                start += prod(shape)
+            return self._flat(backend, self.metric_products(backend, linearisation, pieces))
 
         taken = [joined(groups)] if backend.compiled else groups
-        stacked = backend.concatenate([tangents_and_products(group) for group in taken])
-        middle = stacked.shape[1] // 2
-        return stacked[:, :middle] @ stacked[:, middle:].T
+        stacked = backend.concatenate([tangents(group) for group in taken])
+        return stacked @ backend.map(products, stacked).T
+
+    def _check_outputs(self, outputs: Mapping[str, Array]) -> None:
+        for name in self.measured:
+            if name not in outputs:
+                raise KeyError(
+                    f"intermediate metric {name!r} has no output of that name; the model function "
+                    f"returns {sorted(outputs)}"
+                )
+
+    def _flat(self, backend: Backend, values: dict[str, Array]) -> Array:
+        """Return what was measured as one vector."""
+        return backend.concatenate([values[name].reshape((-1,)) for name in self.measured])
 
 
 def quadratic_model(curvature: AbstractCurvature, problem: LinearisedProblem) -> QuadraticModel:

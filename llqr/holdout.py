@@ -10,8 +10,9 @@ is g with the contribution of C replaced by that of A (exact for a mean over exa
 weights). A step along g' has not seen the rest of C, so the loss on all of C is partly out of sample. Factors
 that raise it are not trusted (:mod:`llqr.ridge`).
 
-It takes g, g_A and g_C of one function. Training with BatchNorm is not: the curvature pass has running
-statistics, so nothing is held out there (random problems then hardly trained at all).
+It takes g, g_A and g_C of one function. With BatchNorm each has the statistics of its own examples, which is
+near enough; running statistics, while training normalises by the batch, are not (random problems then
+hardly trained at all).
 
 g_A − g_C also tells how noisy g_C is (:mod:`llqr.ridge`).
 """
@@ -41,24 +42,16 @@ class FitBatch:
 
     def seen_gradient(self, like: Tensors) -> Tensors | None:
         """Return g_A, None without A; ``like`` has the parameters' names and shapes."""
-        return None if self.seen is None else _gradient(self.seen, like)
+        if self.seen is None:
+            return None
+        return self.seen.loss_and_gradient(tensors.scale(0.0, like))[1]
 
-    def partly_unseen(
-        self, gradient: Tensors, seen: Tensors | None, whole: Tensors | None = None
-    ) -> Tensors | None:
-        """Return g', None if nothing is held out.
+    def partly_unseen(self, gradient: Tensors, seen: Tensors, whole: Tensors) -> Tensors:
+        """Return g'.
 
         Args:
             gradient: g, of the training batch.
             seen: g_A, from :meth:`seen_gradient`.
-            whole: g_C, None to evaluate it.
+            whole: g_C.
         """
-        if seen is None:
-            return None
-        if whole is None:
-            whole = _gradient(self.problem, gradient)
         return tensors.add_scaled(gradient, self.share, tensors.add_scaled(seen, -1.0, whole))
-
-
-def _gradient(problem: LinearisedProblem, like: Tensors) -> Tensors:
-    return problem.loss_and_gradient(tensors.scale(0.0, like))[1]

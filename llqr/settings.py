@@ -40,8 +40,8 @@ class LLQRConfig:
         held_out: ψ in (0, 1], share of the training gradient's examples that the batch given to a fit
             makes up (1 if they are the same): step sizes are then also judged as if every second example
             of the fit had not been in the gradient (:mod:`llqr.holdout`), and the noise of the gradient is
-            estimated (:mod:`llqr.ridge`). Needs a solver that judges by the loss; not for JAX models with
-            BatchNorm, whose statistics only you know (torch ones are recognised). None for neither.
+            estimated (:mod:`llqr.ridge`). Needs a solver that judges by the loss, and curvature passes that
+            normalise as training does. None for neither.
         annealing: when solved factors give way to lengths that fall to nothing, None for never.
         grafting: ``"none"``, or ``"norm"`` to keep the norm of what was preconditioned, per parameter, and
             to use that itself where U x turns away from it (by more than a right angle).

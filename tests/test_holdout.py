@@ -179,10 +179,18 @@ def test_trying_a_step_leaves_no_trace_in_the_base_optimizer(rng):
     assert all(base.state[parameter]["steps"] == 5 for parameter in model.parameters())
 
 
+class CentredOverTheBatch(nn.BatchNorm1d):
+    """Of another's making, so that among several processes it might ask them all."""
+
+
+@pytest.mark.parametrize("make", [nn.BatchNorm1d, CentredOverTheBatch])
 @pytest.mark.parametrize("tracks", [True, False])
-def test_nothing_is_held_out_where_running_statistics_differ_from_the_batch(rng, judged, tracks):
-    """Without running statistics the curvature pass normalises as training does."""
-    norm = nn.BatchNorm1d(4, track_running_stats=tracks)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_the_curvature_pass_normalises_otherwise_than_training_is_not_held_out(
+    rng, judged, monkeypatch, make, tracks, processes
+):
+    monkeypatch.setattr("llqr.torch.passes.world_size", lambda: processes)
+    norm = make(4, track_running_stats=tracks)
     model = nn.Sequential(nn.Linear(3, 4), norm, nn.Linear(4, 2))
     optimizer = llqr.torch.LLQR(
         torch.optim.Adam(model.parameters()),
@@ -193,7 +201,8 @@ def test_nothing_is_held_out_where_running_statistics_differ_from_the_batch(rng,
     x, y = (torch.from_numpy(value).float() for value in data(rng))
     ((model(x) - y) ** 2).mean().backward()
     optimizer.step(batch=(x, y))
-    assert (judged[0][1] is None) is (judged[0][2] is None) is tracks
+    otherwise = tracks and processes > 1 and make is CentredOverTheBatch
+    assert (judged[0][1] is None) is (judged[0][2] is None) is otherwise
 
 
 def test_submissions_hold_out_what_they_can():

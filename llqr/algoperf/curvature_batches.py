@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -43,7 +43,6 @@ def curvature_batch(
     probe: Callable[[Likelihood], Array],
     shards: int = 1,
     processes: int = 1,
-    running_statistics: bool = False,
 ) -> CurvatureBatch:
     """Choose the curvature batch of a training step.
 
@@ -56,7 +55,6 @@ def curvature_batch(
             :func:`llqr.algoperf.likelihoods.weights_from_slopes`.
         shards: devices the leading axis is split over.
         processes: processes that each have such a batch.
-        running_statistics: does the curvature pass normalise by others than training does.
 
     Returns:
         The chosen examples with everything a refresh needs beside the model.
@@ -91,8 +89,6 @@ def curvature_batch(
     ).for_one_of(processes)
     if sliceable:
         cut = take_evenly(cut, examples, plan.examples, shards)
-    if running_statistics:
-        plan = replace(plan, held_out=None)
     return CurvatureBatch(cut, whole, likelihood, plan)
 
 

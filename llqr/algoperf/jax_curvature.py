@@ -17,11 +17,11 @@ from llqr.algoperf.likelihoods import Likelihood, specification, weights_from_sl
 
 @dataclass(frozen=True, kw_only=True)
 class JaxObjective:
-    """The network in inference mode and its training loss, on pieces of a curvature batch.
+    """The network without dropout and its training loss, on pieces of a curvature batch.
 
     Attributes:
         workload: model and loss.
-        model_state: running statistics, passed through.
+        model_state: running statistics; where there are some, the network normalises by the piece.
         whole: entries of the batch that are not cut.
         label_smoothing: as in training.
     """
@@ -32,15 +32,18 @@ class JaxObjective:
     label_smoothing: float = 0.0
 
     def outputs(self, params: Any, piece: Mapping[str, Any]) -> Array:
-        """Return the logits: no dropout, running batch statistics."""
+        """Return the logits: no dropout, and normalised as in training."""
+        modes = specification(self.workload).ForwardPassMode
+        normalises = bool(jax.tree.leaves(self.model_state))
+        # The new statistics are dropped.
         outputs, _ = self.workload.model_fn(
             params,
             {**piece[BATCH], **self.whole},
             self.model_state,
-            specification(self.workload).ForwardPassMode.EVAL,
-            # Nothing is drawn in inference mode, but some modules want a key to be there.
+            modes.TRAIN if normalises else modes.EVAL,
+            # Some modules want a key to be there also where nothing is drawn.
             jax.random.PRNGKey(0),
-            update_batch_norm=False,
+            update_batch_norm=normalises,
             dropout_rate=0.0,
         )
         return outputs[0] if isinstance(outputs, tuple) else outputs

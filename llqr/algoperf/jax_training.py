@@ -155,7 +155,6 @@ class JaxTrainer:
             products=self.recipe.products(self._names),
             probe=lambda likelihood: objective({}).probe(likelihood, outputs, batch),
             shards=self._shards,
-            running_statistics=bool(jax.tree.leaves(model_state)),
         )
         return objective(chosen.whole), chosen
 

@@ -30,7 +30,8 @@ MIN_EVENTS = 64
 """The curvature batch holds at least so many events where the batch does."""
 FORWARD, FORWARD_BACKWARD = 2 / 3, 4 / 3
 JUDGEMENT = 19 / 6
-"""Gradients of the curvature batch beside the products: its own, again and of half of it, two losses."""
+"""Gradients of the curvature batch beside the products: its own, of half of it, two losses, and one more for
+what is not counted, copies and small operations."""
 
 EARLY_GRADIENTS = 80.0
 """K: gradients that refreshes may cost while steps are few, up to the logarithm above."""

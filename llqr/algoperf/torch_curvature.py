@@ -18,7 +18,7 @@ class AsItStands:
     """Lets a workload call a module without changing its mode.
 
     Workloads evaluate under ``no_grad``, and their training passes switch the module to training; LLQR's
-    curvature pass has put it into inference mode and needs gradients.
+    curvature pass has put it into the mode that it needs, and takes gradients.
 
     Args:
         module: the module.
@@ -65,7 +65,7 @@ WHOLE = "whole"
 
 @dataclass(frozen=True, kw_only=True)
 class TorchObjective:
-    """The network in inference mode and its training loss, on pieces of a curvature batch.
+    """The network without dropout and its training loss, on pieces of a curvature batch.
 
     Attributes:
         workload: model and loss.
@@ -76,7 +76,7 @@ class TorchObjective:
     label_smoothing: float = 0.0
 
     def outputs(self, module: nn.Module, piece: Mapping[str, Any]) -> Tensor:
-        """Return the logits of a module that is in inference mode."""
+        """Return the logits of a module in the mode that a curvature pass puts it into."""
         outputs, _ = self.workload.model_fn(
             params=AsItStands(module),
             augmented_and_preprocessed_input_batch={**piece[BATCH], **piece[WHOLE].value},

@@ -67,8 +67,8 @@ def llqr(
 
     Args:
         base_optimizer: any optax transformation that ends in an update to add to the parameters.
-        outputs_fn: (params, batch) ↦ outputs [batch, …], or (outputs, {name: intermediate}); use the
-            inference-mode model (no dropout, running batch statistics).
+        outputs_fn: (params, batch) ↦ outputs [batch, …], or (outputs, {name: intermediate}): the model as
+            it is trained, statistics of the batch included, but without dropout.
         loss_fn: (outputs, batch) ↦ mean loss, or (summed loss, normaliser).
         config: settings.
         weights_fn: batch ↦ weights (mask) of the events as in the loss, a dict by output name, or None.
@@ -163,8 +163,10 @@ class _Wrapper:
                     unseen = None if seen is None else _as_sources(seen)
                 else:
                     own = sources
-                    steered = fit_batch.partly_unseen(gradient, seen, model.gradient)
-                    unseen = None if steered is None else updated(steered)[0]
+                    unseen = None
+                    if seen is not None:
+                        steered = fit_batch.partly_unseen(gradient, seen, model.gradient)
+                        unseen = updated(steered)[0]
                 return fitted(preconditioner, old, model, own, unseen, seen, values)
 
             due = finite & preconditioner.is_due(state.preconditioner)

@@ -39,8 +39,9 @@ class DirectSystem:
         lengths: ‖d_j‖ [n].
         matrix: H [n, n], without a ridge.
         right: r [n].
+        kinds: [n, kinds], what makes x of a source alone: ‖d_j‖ where d_j belongs to it and else 0.
+        weights: D [n] of the ridge (:mod:`llqr.ridge`).
         half_right: r_A [n], of every second example of the batch; None if unknown.
-        mean_share: τ ≥ 0 of the ridge's weights (:mod:`llqr.ridge`).
     """
 
     problem: FactorProblem
@@ -50,12 +51,13 @@ class DirectSystem:
     lengths: Array
     matrix: Array
     right: Array
+    kinds: Array
+    weights: Array
     half_right: Array | None = None
-    mean_share: float = 0.0
 
     def ridged(self, ridge: Array | float) -> Array:
         """Return H + ρ D."""
-        return _ridged(self.problem.backend, self.matrix, ridge, self._weights())
+        return _ridged(self.problem.backend, self.matrix, ridge, self.weights)
 
     def pulled_together(self, ridge: Array | float, relative_cutoff: float) -> DirectSystem:
         """Return the system whose ridge pulls to one step size per kind of direction, not to zero.
@@ -64,8 +66,7 @@ class DirectSystem:
             ridge: ρ, of both systems (:mod:`llqr.ridge` has the formula).
             relative_cutoff: see :func:`llqr.solvers.quadratic_program.minimise`.
         """
-        backend = self.problem.backend
-        kinds = self._kinds()
+        backend, kinds = self.problem.backend, self.kinds
         lumped = kinds.T @ (self.matrix @ kinds)
         nothing = backend.zeros((kinds.shape[1],), self.right)
         common, _ = minimise(
@@ -77,7 +78,7 @@ class DirectSystem:
             lower=nothing if self.problem.bounded else None,
         )
         target = kinds @ backend.where(backend.isfinite(common), common, nothing)
-        pull = ridge * (self._weights() * target)
+        pull = ridge * (self.weights * target)
         return replace(self, right=self.right + pull)
 
     def noise(self) -> Array | None:
@@ -96,44 +97,13 @@ class DirectSystem:
 
     def along(self) -> dict[str, tuple[Array, Array]]:
         """Return ⟨x, g⟩ and ⟨x, (C + λI) x⟩ for every source x that all blocks have."""
-        kinds = self._kinds()
-        slopes, curvatures = kinds.T @ self.right, self._curvatures(kinds)
+        slopes = self.kinds.T @ self.right
+        curvatures = _curvatures(self.problem.backend, self.matrix, self.kinds)
         return {
             name: (slopes[index], curvatures[index])
-            for index, name in enumerate(self._sources())
+            for index, name in enumerate(_sources(self.problem.blocks))
             if all(name in block.structure.sources for block in self.problem.blocks)
         }
-
-    def _curvatures(self, kinds: Array) -> Array:
-        """Return ⟨x, (C + λI) x⟩ of every source x, [kinds]."""
-        return self.problem.backend.einsum("ij,ik,kj->j", kinds, self.matrix, kinds)
-
-    def _weights(self) -> Array:
-        """Return D [n]: H_jj + τ h̄, h̄ ≥ 0 the curvature per squared length along all of d_j's kind."""
-        backend = self.problem.backend
-        diagonal = backend.einsum("ii->i", self.matrix)
-        if self.mean_share == 0.0:
-            return diagonal
-        kinds = self._kinds()
-        curvatures = self._curvatures(kinds)
-        squares = backend.einsum("ij,ij->j", kinds, kinds)
-        convex, ones = curvatures > 0.0, backend.ones(squares.shape, squares)
-        curvatures = backend.where(convex, curvatures, 0.0 * ones)
-        means = curvatures / backend.where(convex, squares, ones)
-        return diagonal + self.mean_share * (self._table() @ means)
-
-    def _sources(self) -> list[str]:
-        return sorted({name for block in self.problem.blocks for name in block.structure.sources})
-
-    def _table(self) -> Array:
-        """Return [n, kinds]: 1 where a direction is of a kind, else 0."""
-        sources = [name for block in self.problem.blocks for name in block.structure.sources]
-        table = np.array([[name == kind for kind in self._sources()] for name in sources], float)
-        return self.problem.backend.asarray(table, self.lengths)
-
-    def _kinds(self) -> Array:
-        """Return [n, kinds]: what makes x of a source alone, ‖d_j‖ where d_j belongs to it and else 0."""
-        return self.lengths.reshape((-1, 1)) * self._table()
 
     def objective(self, matrix: Array, coefficients: Array) -> Array:
         """Return ½ xᵀHx − xᵀr at s [n], for this H or one with a ridge."""
@@ -200,16 +170,20 @@ def assemble(
         combine = joined(directions).combine
         rows = identity(backend, n, scale)
         matrix = backend.map(lambda row: pulled(model.product(combine(row))), rows)
+    matrix = 0.5 * (matrix + matrix.T)
+    table = _table(backend, blocks, lengths)
+    kinds = lengths.reshape((-1, 1)) * table
     return DirectSystem(
         problem=problem,
         packing=packing,
         start=start,
         lowest=packing.join(problem.project(nowhere)),
         lengths=lengths,
-        matrix=0.5 * (matrix + matrix.T),
+        matrix=matrix,
         right=pulled(model.gradient),
+        kinds=kinds,
+        weights=_weights(backend, matrix, kinds, table, mean_share),
         half_right=None if problem.half_gradient is None else pulled(problem.half_gradient),
-        mean_share=mean_share,
     )
 
 
@@ -242,6 +216,41 @@ def _directions(
 def _ridged(backend: Backend, matrix: Array, ridge: Array | float, weights: Array) -> Array:
     """Return H + ρ D for the diagonal ``weights`` of D."""
     return matrix + ridge * (identity(backend, matrix.shape[0], matrix) * weights)
+
+
+def _weights(
+    backend: Backend, matrix: Array, kinds: Array, table: Array, mean_share: float
+) -> Array:
+    """Return D [n]: H_jj + τ h̄, h̄ ≥ 0 the curvature per squared length along all of d_j's kind."""
+    diagonal = backend.einsum("ii->i", matrix)
+    if mean_share == 0.0:
+        return diagonal
+    curvatures = _curvatures(backend, matrix, kinds)
+    squares = backend.einsum("ij,ij->j", kinds, kinds)
+    convex, ones = curvatures > 0.0, backend.ones(squares.shape, squares)
+    curvatures = backend.where(convex, curvatures, 0.0 * ones)
+    means = curvatures / backend.where(convex, squares, ones)
+    return diagonal + mean_share * (table @ means)
+
+
+def _curvatures(backend: Backend, matrix: Array, kinds: Array) -> Array:
+    """Return ⟨x, (C + λI) x⟩ of every source x, [kinds]."""
+    return backend.einsum("ij,ik,kj->j", kinds, matrix, kinds)
+
+
+def _sources(blocks: Sequence[Block]) -> list[str]:
+    return sorted({name for block in blocks for name in block.structure.sources})
+
+
+def _table(backend: Backend, blocks: Sequence[Block], like: Array) -> Array:
+    """Return [n, kinds]: 1 where a direction is of a kind, else 0."""
+    sources, kinds = (
+        [name for block in blocks for name in block.structure.sources],
+        _sources(blocks),
+    )
+    return backend.asarray(
+        np.array([[name == kind for kind in kinds] for name in sources], float), like
+    )
 
 
 def _owners(blocks: Sequence[Block]) -> np.ndarray:

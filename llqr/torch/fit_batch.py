@@ -12,6 +12,7 @@ from llqr.torch.batches import batch_size, every_second, first_examples
 from llqr.torch.distributed import ProcessGroup, share
 from llqr.torch.evaluation import ModelFunction
 from llqr.torch.linearise import TorchProblem
+from llqr.torch.passes import keeps_mode, tracks_statistics
 
 
 def make_fit_batch(
@@ -29,8 +30,8 @@ def make_fit_batch(
         process_group: processes to sum over, None for the default group if there is one.
 
     Returns:
-        The problem, and that of every second example if the settings hold the others out and training
-        does not normalise over the batch.
+        The problem, and that of every second example if the settings hold the others out and the curvature
+        pass sees the function that is trained.
     """
     part = 1.0
     if config.curvature_batch_size is not None:
@@ -41,14 +42,14 @@ def make_fit_batch(
     def problem(examples: Any) -> TorchProblem:
         return TorchProblem(function, examples, config.chunk_size, process_group)
 
-    if config.held_out is None or _has_running_statistics(function.module):
+    if config.held_out is None or _normalises_otherwise(function.module):
         return FitBatch(problem(batch))
     return FitBatch(problem(batch), problem(every_second(batch)), part * config.held_out)
 
 
-def _has_running_statistics(module: nn.Module) -> bool:
+def _normalises_otherwise(module: nn.Module) -> bool:
     """Does training normalise by statistics of the batch, and the curvature pass by running ones."""
     return any(
-        part.training and getattr(part, "running_mean", None) is not None
+        part.training and tracks_statistics(part) and not keeps_mode(part)
         for part in module.modules()
     )

@@ -107,6 +107,13 @@ def undone_on_error(snapshot: Snapshot) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def unnoticed(parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Leave graphs that saved the parameters valid; their values must be back at the end."""
+    with torch.autograd._unsafe_preserve_version_counter(tuple(parameters.values())):
+        yield
+
+
 def _copied(state: Mapping[Any, Any]) -> dict[Any, Any]:
     # The keys are the parameters themselves and must not be copied.
     return {

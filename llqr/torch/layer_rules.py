@@ -1,10 +1,10 @@
-"""Convolutions and normalisations with pullbacks that are differentiable in the cotangent alone.
+"""Layers with pullbacks that are differentiable in the cotangent alone, and the convolutions among them.
 
-For a layer f(x, w) with the pullback P(u) = ∂⟨f, u⟩/∂(x, w):
+For f(x, w) = B(x, w) + b and its pullback P(u) = ∂⟨f, u⟩/∂(x, w, b):
 
-    convolution     f = B(x, w) + b,   ∂⟨P(u), v⟩/∂u = B(v_x, w) + B(x, v_w) + v_b
-    layer norm      f = γ x̂ + β,   x̂ = r (x − mean x),   P_x(u) = r (γu − mean γu − x̂ mean(x̂ γu))
-    batch norm      f = γ x̂ + β,   x̂ = r (x − μ),   P_x(u) = r γ u,   μ and r from running statistics
+    ∂⟨P(u), v⟩/∂u = B(v_x, w) + B(x, v_w) + v_b
+
+:mod:`llqr.torch.normalisation_rules` has the normalisations.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-Needed = tuple[bool, bool, bool]
-"""Of which of input, weight and bias a derivative is needed."""
+from llqr.torch.normalisation_rules import (
+    BATCH_NORM_AXES,
+    BatchNormRule,
+    LayerNormRule,
+    Needed,
+)
 
 
 class Rule(Protocol):
@@ -65,7 +69,7 @@ class _Convolution(NamedTuple):
         return torch.ops.aten.convolution_backward(u, x, weight, [u.shape[1]], *self, needed)
 
     def linear(self, u: Tensor, needed: Needed, x: Tensor, weight: Any) -> Any:
-        along_bias = _summed(u, (0, *range(2, u.ndim))) if needed[2] else None
+        along_bias = u.sum((0, *range(2, u.ndim))) if needed[2] else None
         return *_ConvolutionPullback.apply(u, needed, x, weight, self), along_bias  # type: ignore[misc]
 
 
@@ -101,86 +105,6 @@ class _ConvolutionPullback(torch.autograd.Function):
         return moved, None, None, None, None
 
 
-class _LayerNorm(NamedTuple):
-    """Over the last axes, of this shape."""
-
-    shape: tuple[int, ...]
-    epsilon: float
-
-    def takes(self, x: Tensor) -> bool:
-        return True
-
-    def value(self, x: Tensor, weight: Any, bias: Any) -> tuple[Tensor, ...]:
-        return torch.native_layer_norm(x, self.shape, weight, bias, self.epsilon)
-
-    def full(
-        self, u: Tensor, needed: Needed, x: Tensor, weight: Any, mean: Tensor, rate: Tensor
-    ) -> Any:
-        # Only its presence counts, not what it is.
-        bias = weight if needed[2] else None
-        return torch.ops.aten.native_layer_norm_backward(
-            u, x, self.shape, mean, rate, weight, bias, needed
-        )
-
-    def linear(
-        self, u: Tensor, needed: Needed, x: Tensor, weight: Any, mean: Tensor, rate: Tensor
-    ) -> Any:
-        axes = tuple(range(-len(self.shape), 0))
-        others = tuple(range(x.ndim - len(self.shape)))
-        normalised = rate * (x - mean)
-        turned = u if weight is None else weight * u
-        along = (normalised * turned).mean(axes, keepdim=True)
-        pulled = rate * (turned - turned.mean(axes, keepdim=True) - normalised * along)
-        return pulled, *_along_weights(u, normalised, others, needed)
-
-
-class _BatchNorm(NamedTuple):
-    """With the running statistics of a module, where it uses those."""
-
-    module: Any
-
-    def takes(self, x: Tensor) -> bool:
-        module = self.module
-        return not module.training and module.running_mean is not None and x.ndim >= 2
-
-    def value(self, x: Tensor, weight: Any, bias: Any) -> tuple[Tensor, ...]:
-        module = self.module
-        value = type(module).forward(module, x)
-        return value, module.running_mean, module.running_var
-
-    def full(
-        self, u: Tensor, needed: Needed, x: Tensor, weight: Any, mean: Tensor, variance: Tensor
-    ) -> Any:
-        return torch.ops.aten.native_batch_norm_backward(
-            u, x, weight, mean, variance, None, None, False, self.module.eps, needed
-        )
-
-    def linear(
-        self, u: Tensor, needed: Needed, x: Tensor, weight: Any, mean: Tensor, variance: Tensor
-    ) -> Any:
-        others = (0, *range(2, x.ndim))
-        per_channel = (-1,) + (1,) * (x.ndim - 2)
-        rate = torch.rsqrt(variance + self.module.eps).reshape(per_channel)
-        scale = rate if weight is None else rate * weight.reshape(per_channel)
-        normalised = rate * (x - mean.reshape(per_channel))
-        return scale * u, *_along_weights(u, normalised, others, needed)
-
-
-def _along_weights(
-    u: Tensor, normalised: Tensor, axes: tuple[int, ...], needed: Needed
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return ∂⟨γ x̂ + β, u⟩/∂(γ, β), which are shared along the axes."""
-    return (
-        _summed(normalised * u, axes) if needed[1] else None,
-        _summed(u, axes) if needed[2] else None,
-    )
-
-
-def _summed(values: Tensor, axes: tuple[int, ...]) -> Tensor:
-    # An empty tuple would mean all axes.
-    return values.sum(axes) if axes else values
-
-
 def _convolution(module: Any) -> Rule | None:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         return None
@@ -197,7 +121,7 @@ def _convolution(module: Any) -> Rule | None:
 _RULES: dict[type[nn.Module], Callable[[Any], Rule | None]] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _BatchNorm),
-    nn.LayerNorm: lambda module: _LayerNorm(module.normalized_shape, module.eps),
+    **dict.fromkeys(BATCH_NORM_AXES, BatchNormRule),
+    nn.LayerNorm: lambda module: LayerNormRule(module.normalized_shape, module.eps),
 }
 """Class ↦ the rule of one of its modules, None if there is none."""

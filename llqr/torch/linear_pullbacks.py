@@ -57,6 +57,8 @@ class LinearPullbacks:
             tensors = input, module.weight, module.bias
             if rest or named or not (_supported(*tensors) and rule.takes(input)):
                 return type(module).forward(module, input, *rest, **named)
+            if not torch.is_grad_enabled():
+                return rule.value(*tensors)[0]
             return _Layer.apply(self, rule, *tensors)  # type: ignore[return-value]
 
         return forward

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from llqr.torch.gradients import (
     non_finite_names,
     training_gradient,
     undone_on_error,
+    unnoticed,
 )
 from llqr.torch.linearise import model_function
 from llqr.torch.membership import Membership, check_arguments
@@ -209,25 +211,28 @@ class LLQR(AbstractWrapper):
         # Only a fit can fail after the base has stepped, or tries a step, so only then its state is copied.
         before = Snapshot(members.parameters, None if batch is None else self.base_optimizer)
         with undone_on_error(before):
-            fit_batch = None if batch is None else self._fit_batch(batch)
-            seen = unseen = None
-            if fit_batch is not None:
-                # Before anything is linearised: the base changes parameters in place.
-                seen = fit_batch.seen_gradient(gradient)
-                other = None if closure else fit_batch.partly_unseen(gradient, seen)
-                if other is not None:
-                    unseen = sources.of_tried_update(
-                        self.base_optimizer, before, members.parameters, other, members.dtype
-                    )
-            if closure is None:
-                self.base_optimizer.step()
-            else:
-                self.base_optimizer.step(replayed(closure, loss))
-            made = sources.of_update(before, members.parameters, gradient, members.dtype)
-            if fit_batch is not None:
-                before.restore_parameters()
-                values = before.values_in(members.dtype)
-                self._fit(self._model(fit_batch), made, unseen, seen, values)
+            model = seen = unseen = None
+            with ExitStack() as stack:
+                if batch is not None:
+                    fit_batch = self._fit_batch(batch)
+                    model = self._model(fit_batch)
+                    seen = fit_batch.seen_gradient(gradient)
+                    # What the base does to parameters below is undone before the model is used again.
+                    stack.enter_context(unnoticed(members.parameters))
+                    if seen is not None and closure is None:
+                        other = fit_batch.partly_unseen(gradient, seen, model.gradient)
+                        unseen = sources.of_tried_update(
+                            self.base_optimizer, before, members.parameters, other, members.dtype
+                        )
+                if closure is None:
+                    self.base_optimizer.step()
+                else:
+                    self.base_optimizer.step(replayed(closure, loss))
+                made = sources.of_update(before, members.parameters, gradient, members.dtype)
+                if model is not None:
+                    before.restore_parameters()
+            if model is not None:
+                self._fit(model, made, unseen, seen, before.values_in(members.dtype))
             moved = self._precondition(made)
             for name, parameter in members.parameters.items():
                 if parameter.grad is not None:

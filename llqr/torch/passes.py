@@ -1,8 +1,9 @@
-"""How a model is run for curvature: in inference mode, differentiable twice, and leaving no trace.
+"""How a model is run for curvature: without dropout, differentiable twice, and leaving no trace.
 
 What each restriction is for:
 
-* inference mode: no dropout, running BatchNorm statistics, as published;
+* inference mode: no dropout. Layers with running statistics keep their mode, so that in training the
+  curvature is that of the function which is trained: BatchNorm normalises by the curvature batch;
 * layers with linear pullbacks (:mod:`llqr.torch.linear_pullbacks`), quicker to differentiate again;
 * the mathematical attention kernel and the plain LSTM and GRU: fused ones lack a second derivative;
 * no autocast: products stay linear to working precision;
@@ -19,10 +20,16 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from llqr.torch.distributed import world_size
 from llqr.torch.linear_pullbacks import LinearPullbacks
 
 _COMPILED = "_orig_mod"
 _RANDOM_PER_DEVICE = ("cuda", "xpu")
+_ALONE = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+"""Layers with running statistics that ask no other process."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -107,7 +114,7 @@ class CurvaturePass:
         """Yield the attributes of a module that differ during the pass, and what they are then."""
         own = module.__dict__
         # The flag is set directly: some modules override train() and fuse weights there.
-        if own.get("training"):
+        if own.get("training") and not (tracks_statistics(module) and keeps_mode(module)):
             yield "training", False
         # Compiled code has no second derivative, so compiled submodules run eagerly.
         if own.get("_compiled_call_impl") is not None:
@@ -121,6 +128,17 @@ class CurvaturePass:
         # A sparse gradient cannot be differentiated again.
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
             yield "sparse", False
+
+
+def tracks_statistics(module: nn.Module) -> bool:
+    """Does a layer normalise by other statistics in training than afterwards."""
+    return getattr(module, "running_mean", None) is not None
+
+
+def keeps_mode(module: nn.Module) -> bool:
+    """Does a layer with running statistics normalise in the pass as it does in its mode."""
+    # Others may ask all processes (SyncBatchNorm), which can block, or has no second derivative.
+    return world_size() == 1 or type(module) in _ALONE
 
 
 def _swap(stack: ExitStack, values: dict[str, Any], key: str, value: Any) -> None:

@@ -132,6 +132,14 @@ def unflatten(flat: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: p.reshape(v.shape) for (n, v), p in zip(like.items(), pieces, strict=True)}
 
 
+def with_running_statistics(model: nn.Module) -> nn.Module:
+    """Return the model after its batch norms have been put into inference mode."""
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()
+    return model
+
+
 def random_direction(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -141,8 +149,11 @@ def random_direction(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
 
 
 def of_parameters(model: nn.Module, function: Callable[[Callable], Any]) -> tuple[Callable, Tensor]:
-    """Return θ ↦ function(the inference-mode model at θ) on flat vectors, and the current θ."""
+    """Return θ ↦ function(the model without dropout at θ) on flat vectors, and the current θ."""
     twin = copy.deepcopy(model).eval()
+    for part, original in zip(twin.modules(), model.modules(), strict=True):
+        if isinstance(part, nn.BatchNorm2d):
+            part.train(original.training)
     like = trainable(twin)
 
     def at(flat: Tensor) -> Any:

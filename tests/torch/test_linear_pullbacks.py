@@ -41,6 +41,19 @@ LAYERS = {
     "batch norm of vectors": (lambda: nn.BatchNorm1d(4), (6, 4)),
     "batch norm of sequences": (lambda: nn.BatchNorm1d(4), (6, 4, 3)),
     "batch norm of images": (lambda: nn.BatchNorm2d(2), (3, 2, 4, 4)),
+    "batch norm over vectors": (lambda: nn.BatchNorm1d(4, track_running_stats=False), (6, 4)),
+    "batch norm over sequences": (
+        lambda: nn.BatchNorm1d(4, track_running_stats=False),
+        (6, 4, 3),
+    ),
+    "batch norm over images": (
+        lambda: nn.BatchNorm2d(2, track_running_stats=False),
+        (3, 2, 4, 4),
+    ),
+    "batch norm over images without weights": (
+        lambda: nn.BatchNorm2d(2, affine=False, track_running_stats=False),
+        (3, 2, 4, 4),
+    ),
     "batch norm without weights": (lambda: nn.BatchNorm3d(2, affine=False), (2, 2, 2, 3, 2)),
 }
 ELSEWHERE = {
@@ -50,7 +63,6 @@ ELSEWHERE = {
     ),
     "border by name": (lambda: nn.Conv2d(2, 3, 3, padding="same"), (2, 2, 4, 4)),
     "one image": (lambda: nn.Conv2d(2, 3, 3), (2, 4, 4)),
-    "statistics of the batch": (lambda: nn.BatchNorm1d(3, track_running_stats=False), (5, 3)),
 }
 
 
@@ -187,7 +199,7 @@ def test_a_convolution_costs_one_product_per_tangent(moved, products):
     assert operations.counts[torch.ops.aten.convolution_backward.default] == 0
 
 
-@pytest.mark.parametrize("name", ["layer norm", "batch norm of images"])
+@pytest.mark.parametrize("name", ["layer norm", "batch norm of images", "batch norm over images"])
 def test_a_normalisation_takes_less_than_half_of_torchs_operations(name):
     make, shape = LAYERS[name]
     layer, x = make().double().eval(), torch.randn(shape).double().requires_grad_()
@@ -254,6 +266,28 @@ class Scaled(nn.Conv1d):
         return 3.0 * super().forward(input)
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1)])
+def test_one_value_per_channel_is_normalised_by_running_statistics(shape):
+    """torch refuses it in training, and a chunk or half of a batch may come to that."""
+    layer = nn.BatchNorm1d(3).double()
+    layer.running_mean.normal_()
+    layer.running_var.uniform_(0.5, 2.0)
+    x = torch.randn(shape).double()
+    with CurvaturePass(layer, torch.device("cpu")).active():
+        assert layer.training
+        found = layer(x)
+    assert torch.equal(found, layer.eval()(x))
+
+
+def test_inputs_that_a_batch_norm_does_not_take_are_refused():
+    layer = nn.BatchNorm2d(3)
+    with (
+        CurvaturePass(layer, torch.device("cpu")).active(),
+        pytest.raises(ValueError, match="expected 4D input"),
+    ):
+        layer(torch.randn(4, 3))
+
+
 def test_layers_that_are_not_torchs_own_are_left_alone():
     pullbacks = LinearPullbacks()
     for module in (Scaled(1, 1, 1), nn.Linear(2, 2), nn.InstanceNorm1d(2), nn.GroupNorm(1, 2)):
@@ -317,7 +351,10 @@ def _flat(values):
     return torch.cat([value.flatten() for value in values])
 
 
-@pytest.mark.parametrize("name", ["convolution of images", "layer norm", "batch norm of images"])
+@pytest.mark.parametrize(
+    "name",
+    ["convolution of images", "layer norm", "batch norm of images", "batch norm over images"],
+)
 def test_gram_matrices_take_one_batch_of_products_per_group(name, monkeypatch):
     model, batch, direction = network(*LAYERS[name])
     tangents = []

@@ -60,6 +60,44 @@ def test_statistics_modes_random_state_and_gradients_stay(name, chunk_size):
         assert torch.equal(p.grad, gradients[n][1])
 
 
+class OwnNorm(nn.Module):
+    """Centres by the batch in training, by a running mean afterwards."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.ones(3))
+
+    def forward(self, x):
+        if not self.training:
+            return x - self.running_mean
+        mean = x.mean(0)
+        self.running_mean = 0.9 * self.running_mean + 0.1 * mean.detach()
+        return x - mean
+
+
+NORMS = {
+    "batch norm": lambda: nn.BatchNorm1d(3),
+    "instance norm": lambda: nn.InstanceNorm1d(3, track_running_stats=True),
+    "own": OwnNorm,
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_layers_with_running_statistics_keep_their_mode(name, training, processes, monkeypatch):
+    monkeypatch.setattr("llqr.torch.passes.world_size", lambda: processes)
+    layer = NORMS[name]().train(training)
+    model = nn.Sequential(nn.Dropout(0.5), layer)
+    x = torch.randn(4, 3, 5) if name == "instance norm" else torch.randn(4, 3)
+    with CurvaturePass(model, torch.device("cpu")).active():
+        assert not model[0].training
+        found = model(x)
+    # A layer of another's making may wait for other processes.
+    kept = training and (processes == 1 or name != "own")
+    torch.testing.assert_close(found, layer.train(kept)(x), rtol=1e-5, atol=1e-6)
+
+
 def test_a_module_that_updates_buffers_in_inference_mode_is_undone():
     torch.manual_seed(0)
     model, (_, batch) = Restless().double(), nets.case("mlp")

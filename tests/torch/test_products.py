@@ -26,8 +26,11 @@ def test_newton_product_and_gradient(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_fisher_product(name):
+@pytest.mark.parametrize("by_batch", [True, False], ids=["by_batch", "by_running"])
+def test_fisher_product(name, by_batch):
     model, batch = nets.case(name)
+    if not by_batch:
+        model = nets.with_running_statistics(model)
     found, v, gradient = product(model, batch, FISHER)
     jacobian = nets.dense_jacobian(model, lambda m: m(batch[0]))
     logits = copy_outputs(model, batch)
@@ -103,6 +106,8 @@ def test_sum_reduction_is_the_mean_times_the_normaliser():
 @pytest.mark.parametrize("curvature", [Hessian(), FISHER], ids=["newton", "fisher"])
 def test_chunks_add_up_to_the_whole(name, curvature):
     model, batch = nets.case(name)
+    # Otherwise every chunk has its own statistics.
+    model = nets.with_running_statistics(model)
     whole, _, gradient = product(model, batch, curvature)
     for size in (1, 4, 6, 100):
         found, _, chunk_gradient = product(model, batch, curvature, chunk_size=size)

@@ -32,7 +32,7 @@ KEY = "method"
 class GradientNormalizedNewton(Optimizer):
     """θ ← θ + lr δ with δ of :class:`llqr.relatives.GradientNormalizedNewton`, on the batch passed to a step.
 
-    Gradient and curvature are computed here from the batch, in inference mode, so no backward pass is needed
+    Gradient and curvature are computed here from the batch, without dropout, so no backward pass is needed
     before. For the method as published pass the whole data set; on smaller batches each step is accepted or
     not on its own batch.
 

@@ -23,7 +23,7 @@ Settings = Callable[[Any], tuple[AbstractCurvature, GradientNormalizedNewton]]
 class JaxNewton(JaxBaseline):
     """AlgoPerf's submission functions.
 
-    A batch is its own problem: its loss, in inference mode, decides whether its step is accepted. Models that
+    A batch is its own problem: its loss, without dropout, decides whether its step is accepted. Models that
     put out more than an array are not supported.
 
     Args:

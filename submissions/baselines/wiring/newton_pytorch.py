@@ -22,7 +22,7 @@ Settings = Callable[[Any], tuple[AbstractCurvature, Method]]
 class PytorchNewton(Submission):
     """AlgoPerf's submission functions.
 
-    A batch is its own problem: its loss, in inference mode, decides whether its step is accepted. Models that
+    A batch is its own problem: its loss, without dropout, decides whether its step is accepted. Models that
     put out more than a tensor are not supported.
 
     Args:
