@@ -72,10 +72,10 @@ class TorchProblem:
         if len(self._chunks) == 1:
             if self._kept is None:
                 self._kept = TorchLinearisation(self._function, self._chunks[0])
-            return contribution(self._kept)
+            return self._kept.in_one_pass(contribution)
         total = None
         for chunk in self._chunks:
-            part = contribution(TorchLinearisation(self._function, chunk))
+            part = TorchLinearisation(self._function, chunk).in_one_pass(contribution)
             total = part if total is None else _add(total, part)
         return total
 

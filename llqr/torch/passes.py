@@ -73,6 +73,7 @@ class CurvaturePass:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._device = device
+        self._entered = False
         modules = list(model.modules())
         self._recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
         self.pullbacks = LinearPullbacks()
@@ -91,7 +92,10 @@ class CurvaturePass:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Put the model into that state and back, also after an exception."""
+        """Put the model into that state and back, also after an exception; nothing to do inside of itself."""
+        if self._entered:
+            yield
+            return
         kind = self._device.type
         devices = [self._device.index or 0] if kind in _RANDOM_PER_DEVICE else []
         with ExitStack() as stack:
@@ -108,6 +112,8 @@ class CurvaturePass:
                     kernels.enabled = False
             for values, key, value in self._swaps:
                 _swap(stack, values, key, value)
+            self._entered = True
+            stack.callback(setattr, self, "_entered", False)
             yield
 
     def _changes(self, module: nn.Module) -> Iterator[tuple[str, Any]]:
