@@ -113,7 +113,7 @@ class TorchCase:
         else:
             self.model = resnet18()
             x, y = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
-        self.model.eval().to(device)
+        self.model.to(device)
         self.batch = (x.to(device), y.to(device))
         self.parameters = sum(p.numel() for p in self.model.parameters())
 
