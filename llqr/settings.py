@@ -31,7 +31,8 @@ class LLQRConfig:
         ema_debias: let the first fit count in full instead of being averaged with the identity.
         warm_start: start a fit from the averaged factors (True) or from the identity (False).
         curvature_batch_size: examples of the batch used for a fit, None for all of it.
-        chunk_size: examples linearised at a time, None for all at once; bounds the memory of a fit.
+        chunk_size: examples linearised at a time, None for all at once; bounds the memory of a fit. BatchNorm
+            that normalises by the batch does so chunk by chunk.
         apply_to: precondition the ``"gradient"`` before the base optimizer or its ``"update"`` after.
         growth: κ ≥ 1, how many times as long as at its last fit a block's U x may become
             (:mod:`llqr.reach`); None for no bound.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -110,7 +110,9 @@ def undone_on_error(snapshot: Snapshot) -> Iterator[None]:
 @contextmanager
 def unnoticed(parameters: Mapping[str, Tensor]) -> Iterator[None]:
     """Leave graphs that saved the parameters valid; their values must be back at the end."""
-    with torch.autograd._unsafe_preserve_version_counter(tuple(parameters.values())):
+    with ExitStack() as stack:
+        for parameter in parameters.values():
+            stack.enter_context(torch.autograd._unsafe_preserve_version_counter(parameter))
         yield
 
 
