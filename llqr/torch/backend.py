@@ -1,7 +1,7 @@
 """The array operations of the core over torch tensors (:class:`llqr.backend.Backend`).
 
 Nothing here waits for the device except control flow: ``while_loop`` and ``cond`` read one boolean, and
-so does ``eigh`` inside torch.
+so does ``eigh``.
 """
 
 from __future__ import annotations
@@ -130,15 +130,16 @@ class TorchBackend:
     def eigh(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Return ascending eigenvalues [n] and eigenvectors [n, n]; NaN where the iteration fails.
 
-        LAPACK gives up now and then on float32 matrices with nearly equal eigenvalues; float64 resolves
-        most of them.
+        On float32 matrices with nearly equal eigenvalues LAPACK gives up now and then, and MKL's, where many
+        are zero, returns vectors that are not finite without a word; float64 resolves most of them.
         """
         for dtype in (matrix.dtype, torch.float64):
             try:
                 values, vectors = torch.linalg.eigh(matrix.to(dtype))
             except torch.linalg.LinAlgError:
                 continue
-            return values.to(matrix.dtype), vectors.to(matrix.dtype)
+            if bool(self.isfinite(vectors)):
+                return values.to(matrix.dtype), vectors.to(matrix.dtype)
         nowhere = torch.full_like(matrix, float("nan"))
         return nowhere[..., 0], nowhere
 

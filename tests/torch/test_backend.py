@@ -48,6 +48,30 @@ def test_eigenvalues_ascend_and_rebuild_the_matrix(rng):
     torch.testing.assert_close(vectors @ torch.diag(values) @ vectors.T, a + a.T)
 
 
+@pytest.mark.parametrize("failure", ["an error", "vectors that are not finite"])
+@pytest.mark.parametrize("resolved", [True, False])
+def test_float64_steps_in_where_lapack_fails(rng, monkeypatch, failure, resolved):
+    plain = torch.linalg.eigh
+
+    def failing(matrix):
+        values, vectors = plain(matrix)
+        if resolved and matrix.dtype == torch.float64:
+            return values, vectors
+        if failure == "an error":
+            raise torch.linalg.LinAlgError
+        vectors[0, 0] = torch.nan
+        return values, vectors
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    a = both(rng, 4, 4)[0].float()
+    values, vectors = TORCH.eigh(a + a.T)
+    assert values.dtype == vectors.dtype == torch.float32
+    if resolved:
+        torch.testing.assert_close(vectors @ torch.diag(values) @ vectors.T, a + a.T)
+    else:
+        assert bool(values.isnan().all() & vectors.isnan().all())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [2, 2.5, np.ones((2, 3)), np.float32(1.5), torch.ones(3)])
 def test_new_arrays_take_dtype_from_like(dtype, value):
