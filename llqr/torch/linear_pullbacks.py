@@ -7,7 +7,7 @@ P(u) = ∂⟨f(x, w), u⟩/∂(x, w) is linear in u, and what is wanted is its d
 
 torch's second derivatives of convolutions and normalisations compute those in x and w as well, whether asked
 for or not: of a convolution four products instead of two, of a layer normalisation some ninety operations
-instead of twenty. While :meth:`LinearPullbacks.switched_on` is active, pullbacks are those of
+instead of twelve. While :meth:`LinearPullbacks.switched_on` is active, pullbacks are those of
 :mod:`llqr.torch.layer_rules`, which depend on u alone. At other times, and in all other derivatives, the
 layers are torch's own.
 """

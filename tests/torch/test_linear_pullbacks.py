@@ -200,7 +200,7 @@ def test_a_convolution_costs_one_product_per_tangent(moved, products):
 
 
 @pytest.mark.parametrize("name", ["layer norm", "batch norm of images", "batch norm over images"])
-def test_a_normalisation_takes_less_than_half_of_torchs_operations(name):
+def test_a_normalisation_takes_less_than_a_quarter_of_torchs_operations(name):
     make, shape = LAYERS[name]
     layer, x = make().double().eval(), torch.randn(shape).double().requires_grad_()
     counts = []
@@ -219,7 +219,7 @@ def test_a_normalisation_takes_less_than_half_of_torchs_operations(name):
         with Operations() as operations:
             torch.autograd.grad(pulled, u, directions)
         counts.append(operations.counts.total())
-    assert counts[1] < counts[0] / 2
+    assert counts[1] < counts[0] / 4
 
 
 class Differentiated(nn.Module):
