@@ -239,18 +239,16 @@ def _curvatures(backend: Backend, matrix: Array, kinds: Array) -> Array:
 
 
 def _sources(blocks: Sequence[Block]) -> list[str]:
+    """Return the kinds of directions there are, in the order of their columns."""
     return sorted({name for block in blocks for name in block.structure.sources})
 
 
 def _table(backend: Backend, blocks: Sequence[Block], like: Array) -> Array:
     """Return [n, kinds]: 1 where a direction is of a kind, else 0."""
-    sources, kinds = (
-        [name for block in blocks for name in block.structure.sources],
-        _sources(blocks),
-    )
-    return backend.asarray(
-        np.array([[name == kind for kind in kinds] for name in sources], float), like
-    )
+    kinds = _sources(blocks)
+    names = [name for block in blocks for name in block.structure.sources]
+    table = np.array([[name == kind for kind in kinds] for name in names], float)
+    return backend.asarray(table, like)
 
 
 def _owners(blocks: Sequence[Block]) -> np.ndarray:

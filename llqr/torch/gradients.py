@@ -108,8 +108,11 @@ def undone_on_error(snapshot: Snapshot) -> Iterator[None]:
 
 
 @contextmanager
-def unnoticed(parameters: Mapping[str, Tensor]) -> Iterator[None]:
-    """Leave graphs that saved the parameters valid; their values must be back at the end."""
+def versions_kept(parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Keep version counters, so that graphs which saved the parameters stay valid.
+
+    Their values must be back at the end.
+    """
     with ExitStack() as stack:
         for parameter in parameters.values():
             stack.enter_context(torch.autograd._unsafe_preserve_version_counter(parameter))

@@ -34,7 +34,7 @@ from llqr.torch.gradients import (
     non_finite_names,
     training_gradient,
     undone_on_error,
-    unnoticed,
+    versions_kept,
 )
 from llqr.torch.linearise import model_function
 from llqr.torch.membership import Membership, check_arguments
@@ -218,7 +218,7 @@ class LLQR(AbstractWrapper):
                     model = self._model(fit_batch)
                     seen = fit_batch.seen_gradient(gradient)
                     # What the base does to parameters below is undone before the model is used again.
-                    stack.enter_context(unnoticed(members.parameters))
+                    stack.enter_context(versions_kept(members.parameters))
                     if seen is not None and closure is None:
                         other = fit_batch.partly_unseen(gradient, seen, model.gradient)
                         unseen = sources.of_tried_update(

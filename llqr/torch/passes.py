@@ -25,7 +25,7 @@ from llqr.torch.linear_pullbacks import LinearPullbacks
 
 _COMPILED = "_orig_mod"
 _RANDOM_PER_DEVICE = ("cuda", "xpu")
-_ALONE = (
+_LOCAL_NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
 )
@@ -144,7 +144,7 @@ def tracks_statistics(module: nn.Module) -> bool:
 def keeps_mode(module: nn.Module) -> bool:
     """Does a layer with running statistics normalise in the pass as it does in its mode."""
     # Others may ask all processes (SyncBatchNorm), which can block, or has no second derivative.
-    return world_size() == 1 or type(module) in _ALONE
+    return world_size() == 1 or type(module) in _LOCAL_NORMS
 
 
 def _swap(stack: ExitStack, values: dict[str, Any], key: str, value: Any) -> None:
