@@ -7,7 +7,8 @@ the loss is curved, and what longer steps would have found is never reached. Fro
 
 in every block g, one multiple of what U acts on (the base optimizer's update). What c_g is, the fits of the
 run's beginning measure (:mod:`llqr.lengths`). η_t rises within a few steps and falls linearly; nothing is
-fitted any more. Steps much longer than those before are shortened (:mod:`llqr.pace`).
+fitted any more. Steps much longer than those before are shortened (:mod:`llqr.pace`), and all are if steps of
+the beginning went too far (:mod:`llqr.multiplier`).
 """
 
 from __future__ import annotations

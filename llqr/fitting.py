@@ -56,7 +56,11 @@ def judged(
 
 
 def interval(
-    backend: Backend, config: LLQRConfig, state: PreconditionerState, result: SolverResult
+    backend: Backend,
+    config: LLQRConfig,
+    model: QuadraticModel,
+    state: PreconditionerState,
+    result: SolverResult,
 ) -> tuple[Array, Array | None]:
     """Return the steps to the next fit, and whether the factors in use have become useless."""
     rule = config.update_interval
@@ -66,6 +70,10 @@ def interval(
     # The factors before the first fit are the identity, which says nothing about the interval.
     known = backend.where(state.fits > 0, old, 0.0 * old)
     steps = rule.next(backend, state.interval, known, new, state.step, result.noise)
+    if config.multiplier is not None:
+        loss, ridge = model.initial_loss(), _adapted_ridge(config, state)
+        lost = config.multiplier.loses(backend, state.multiplier, loss, ridge)
+        steps = backend.where(lost, backend.integer(1, steps), steps)
     # Factors whose step would no longer lower the model are replaced, not averaged.
     return steps, ~(old < 0.0)
 
@@ -85,12 +93,19 @@ def multiplier(
         config: settings; without a rule nothing changes.
         model: of the batch whose gradient and loss judge the steps since the last fit.
         state: state before the fit.
-        sources: ``"gradient"``, of training, is among them.
-        parameters: where the model is; used by a rule only.
+        sources: ``"gradient"``, of training, is among them if the rule takes slopes.
+        parameters: where the model is; used for slopes only.
     """
     rule = config.multiplier
-    if rule is None or parameters is None:
+    if rule is None:
         return state.multiplier
-    return rule.following(
-        backend, state.multiplier, sources["gradient"], parameters, model.initial_loss()
-    )
+    gradient, place = {}, {}
+    if rule.slopes and parameters is not None:
+        gradient, place = sources["gradient"], parameters
+    ridge = _adapted_ridge(config, state)
+    return rule.following(backend, state.multiplier, gradient, place, model.initial_loss(), ridge)
+
+
+def _adapted_ridge(config: LLQRConfig, state: PreconditionerState) -> Array | None:
+    """Return the ridge with which the steps since the last fit were found, None if it does not adapt."""
+    return state.ridge if config.inner_solver.judges_by_loss else None

@@ -25,13 +25,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from llqr.backend import Array, Backend
-from llqr.ridge import AdaptiveRidge, weighted_noise
+from llqr.ridge import TRUSTED_RIDGE, weighted_noise
 
 BOUND = 3.0
 """Largest quotient of a block's length and that of all, and of that and the block's."""
-
-TRUSTED_RIDGE = AdaptiveRidge.factor * AdaptiveRidge.initial
-"""R, the ridge at the start grown once, 8."""
 
 
 class Lengths(NamedTuple):

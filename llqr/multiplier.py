@@ -1,24 +1,37 @@
-"""A factor on all solved steps, which falls where they went too far and the loss has stopped falling.
+"""A factor on all solved steps, which falls where they went too far.
 
-Step sizes solved for on a handful of examples suit these and are too long for all others, and where the
-length of a run is not known nothing falls in the end (:mod:`llqr.annealing`). The next fit can tell. With θ
-the parameters now, a those at the fit before, and g the gradient of a batch that none of the steps between
-has seen,
+Step sizes solved for on a handful of examples suit these and may be too long for all others. The next fit
+can tell, from a batch that none of the steps since the last one has seen. With θ the parameters now, a those
+at the last fit, and g and ℓ the gradient and the loss of that batch,
 
     h = ⟨g, θ − a⟩
 
 is the slope of the loss at the end of the way they went: below zero they could have gone on, above it they
-went too far. With ℓ the loss of that batch and ℓ̄ the mean of the losses at earlier fits, η multiplies U x:
+went too far. With ℓ̄ the mean of the losses at earlier fits, ℓ₋ the last and ℓ₀ the first of them, and ρ the
+ridge with which the steps were found (:mod:`llqr.ridge`), a fit finds one of two failures:
 
-    η ← min(1, η f^(1/recovery))                if h < 0,
-    η ← max(smallest, η f^−min(k, patience))    if h > 0 and ℓ > ℓ̄, for the kth time without an h < 0.
+    overshot    h > 0 and ℓ > ℓ̄,
+    lost        ℓ > ℓ₀, ℓ > ℓ₋ and ρ ≤ R.
 
-Only signs count, so the rule has no scale. Neither sign would do alone. Where every example is seen once per
-epoch, h is above zero too often: the noise of gradients sums to nothing over an epoch, so that of the
-examples to come leans against that of the ones before, and with h alone steps die out while the loss still
-falls. And ℓ alone says that something is wrong long after it is. Sources: the sign of a hypergradient (Baydin
-et al., "Online Learning Rate Adaptation with Hypergradient Descent", arXiv 1703.04782); factors, and more of
-them for repeated signs, as in Riedmiller and Braun's Rprop (1993).
+η multiplies U x:
+
+    η ← max(smallest, η f^−min(k, patience))    after a failure, the kth without an h < 0 in between,
+    η ← min(1, η f^(1/recovery))                without one, if h < 0.
+
+Where all that was learned is lost, the next fit is made at the next step, too. (With ρ > R the ridge itself
+has already shortened the steps, and the loss is above ℓ₀ for the sake of earlier ones.)
+
+Only comparisons count, so the rule has no scale. Neither h > 0 nor ℓ > ℓ̄ would do alone. Where every example
+is seen once per epoch, h is above zero too often: the noise of gradients sums to nothing over an epoch, so
+that of the examples to come leans against that of the ones before, and with h alone steps die out while the
+loss still falls. And ℓ alone says that something is wrong long after it is.
+
+Where the end of the run anneals (:mod:`llqr.annealing`), noise needs no answer before, and the rule may do
+without slopes: a is not kept and h counts as negative. Annealed lengths are multiplied by η as well.
+
+Sources: the sign of a hypergradient (Baydin et al., "Online Learning Rate Adaptation with Hypergradient
+Descent", arXiv 1703.04782); factors, and more of them for repeated signs, as in Riedmiller and Braun's Rprop
+(1993).
 """
 
 from __future__ import annotations
@@ -29,6 +42,7 @@ from typing import NamedTuple
 
 from llqr._checks import check_positive, check_positive_int
 from llqr.backend import Array, Backend, Tensors
+from llqr.ridge import TRUSTED_RIDGE
 
 
 class Multiplier(NamedTuple):
@@ -37,13 +51,17 @@ class Multiplier(NamedTuple):
     Attributes:
         value: η, 0-d, in [smallest, 1].
         failures: k, 0-d integer.
-        level: ℓ̄, 0-d; 0 before the first loss.
-        losses: how many losses are in ℓ̄, 0-d integer; those that are not finite are left out.
-        anchor: a by name, the first parameters before the first fit; empty without a rule.
+        first: ℓ₀, 0-d; 0 before the first loss.
+        last: ℓ₋, likewise.
+        level: ℓ̄, likewise.
+        losses: how many there were, 0-d integer; those that are not finite are left out.
+        anchor: a by name, the first parameters before the first fit; empty without slopes.
     """
 
     value: Array
     failures: Array
+    first: Array
+    last: Array
     level: Array
     losses: Array
     anchor: Tensors
@@ -51,7 +69,7 @@ class Multiplier(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveMultiplier:
-    """The rule. Costs an inner product per fit, and the memory of the parameters once more.
+    """The rule. Slopes cost an inner product per fit, and the memory of the parameters once more.
 
     Attributes:
         factor: f > 1.
@@ -59,6 +77,7 @@ class AdaptiveMultiplier:
         patience: failures up to which each weighs more than the one before, ≥ 1.
         smallest: lower bound on η, in (0, 1].
         memory: fits that ℓ̄ reaches back; until then it is the plain mean.
+        slopes: is h taken.
     """
 
     factor: float = 2.0  # f
@@ -66,6 +85,7 @@ class AdaptiveMultiplier:
     patience: int = 3
     smallest: float = 0.125
     memory: int = 5
+    slopes: bool = True
 
     def __post_init__(self) -> None:
         """Validate the settings."""
@@ -80,6 +100,19 @@ class AdaptiveMultiplier:
                 f"smallest must be at most 1, got {self.smallest!r}; pass e.g. smallest=0.125"
             )
 
+    def loses(self, backend: Backend, old: Multiplier, loss: Array, ridge: Array | None) -> Array:
+        """Return whether all that was learned is lost, 0-d; False at the first fit.
+
+        Args:
+            backend: array operations.
+            old: what held since the last fit.
+            loss: ℓ, 0-d; NaN counts as above any other.
+            ridge: ρ, 0-d; None if it does not adapt.
+        """
+        loss = backend.asarray(loss, old.value)
+        rises = (old.losses > 0) & ~(loss <= old.first) & ~(loss <= old.last)
+        return rises if ridge is None else rises & (ridge <= TRUSTED_RIDGE)
+
     def following(
         self,
         backend: Backend,
@@ -87,6 +120,7 @@ class AdaptiveMultiplier:
         gradient: Tensors,
         parameters: Tensors,
         loss: Array,
+        ridge: Array | None = None,
     ) -> Multiplier:
         """Return what holds until the next fit.
 
@@ -95,34 +129,39 @@ class AdaptiveMultiplier:
             old: what held since the last one.
             gradient: g, names and shapes as in the anchor.
             parameters: θ, likewise.
-            loss: ℓ, 0-d; NaN counts as above ℓ̄.
+            loss: ℓ, 0-d; NaN counts as above any other.
+            ridge: ρ, 0-d; None if it does not adapt.
         """
-        names = list(old.anchor)
         like, one = old.value, backend.integer(1, old.value)
-        anchors = [old.anchor[name] for name in names]
-        moved = [parameters[name] - anchor for name, anchor in zip(names, anchors, strict=True)]
-        slope = backend.asarray(backend.dots([gradient[name] for name in names], moved).sum(), like)
         loss = backend.asarray(loss, like)
-        known = backend.isfinite(loss)
-        first = old.losses < 1
-        # No comparison holds for NaN: an unknown slope changes nothing.
-        good = slope < 0.0
-        bad = (slope > 0.0) & ~first & ~(loss <= old.level)
+        slope = -backend.ones((), like)
+        if self.slopes:
+            slope = backend.asarray(_slope(backend, old.anchor, gradient, parameters), like)
+        # No comparison holds for NaN: an unknown slope says nothing, an unknown loss is as bad as can be.
+        overshot = (slope > 0.0) & (old.losses > 0) & ~(loss <= old.level)
+        bad = overshot | self.loses(backend, old, loss, ridge)
+        good = (slope < 0.0) & ~bad
         failures = backend.where(bad, old.failures + one, old.failures)
         weight = -backend.maximum(-backend.asarray(failures, like), -float(self.patience))
         grown = -backend.maximum(-(self.factor ** (1.0 / self.recovery)) * like, -1.0)
         fallen = backend.maximum(like * self.factor ** (-weight), self.smallest)
-        value = backend.where(good, grown, backend.where(bad, fallen, like))
-        seen = backend.where(known, old.losses + one, old.losses)
+        known = backend.isfinite(loss)
         share = backend.maximum(1.0 / backend.asarray(old.losses + one, like), 1.0 / self.memory)
-        level = backend.where(known, (1.0 - share) * old.level + share * loss, old.level)
         return Multiplier(
-            value=value,
+            value=backend.where(good, grown, backend.where(bad, fallen, like)),
             failures=backend.where(good, 0 * failures, failures),
-            level=level,
-            losses=seen,
-            anchor={name: parameters[name] for name in names},
+            first=backend.where(known & (old.losses < 1), loss, old.first),
+            last=backend.where(known, loss, old.last),
+            level=backend.where(known, (1.0 - share) * old.level + share * loss, old.level),
+            losses=backend.where(known, old.losses + one, old.losses),
+            anchor={name: parameters[name] for name in old.anchor},
         )
+
+
+def _slope(backend: Backend, anchor: Tensors, gradient: Tensors, parameters: Tensors) -> Array:
+    """Return h."""
+    moved = [parameters[name] - value for name, value in anchor.items()]
+    return backend.dots([gradient[name] for name in anchor], moved).sum()
 
 
 def initial(backend: Backend, parameters: Tensors, like: Array) -> Multiplier:
@@ -130,17 +169,24 @@ def initial(backend: Backend, parameters: Tensors, like: Array) -> Multiplier:
 
     Args:
         backend: array operations.
-        parameters: θ, none without a rule; kept as they are.
+        parameters: θ, none without slopes; kept as they are.
         like: gives η's dtype.
     """
-    zero = backend.integer(0, like)
+    zero, one = backend.integer(0, like), backend.ones((), like)
     return Multiplier(
-        value=backend.ones((), like),
+        value=one,
         failures=zero,
-        level=0.0 * backend.ones((), like),
+        first=0.0 * one,
+        last=0.0 * one,
+        level=0.0 * one,
         losses=zero,
         anchor=parameters,
     )
+
+
+def keeps_parameters(rule: AdaptiveMultiplier | None) -> bool:
+    """Does a rule, if there is one, take slopes, which needs the parameters of the last fit."""
+    return rule is not None and rule.slopes
 
 
 def check_anchor(
@@ -148,7 +194,7 @@ def check_anchor(
     shapes: Mapping[str, tuple[int, ...]],
     anchor: Mapping[str, Array],
 ) -> None:
-    """Raise unless a state holds the parameters that a rule keeps, or none without one.
+    """Raise unless a state holds the parameters that a rule keeps, or none if it keeps none.
 
     Args:
         rule: of the configuration.
@@ -158,7 +204,7 @@ def check_anchor(
     Raises:
         ValueError: if it does not.
     """
-    expected = {} if rule is None else dict(shapes)
+    expected = dict(shapes) if keeps_parameters(rule) else {}
     found = {name: tuple(value.shape) for name, value in anchor.items()}
     if found != expected:
         raise ValueError(

@@ -16,7 +16,7 @@ from llqr.averaging import average
 from llqr.backend import Array, Backend, Tensors
 from llqr.damping import GradientNormDamping
 from llqr.lengths import Lengths, length_factor, unmeasured, with_another
-from llqr.multiplier import initial
+from llqr.multiplier import initial, keeps_parameters
 from llqr.pace import Pace, clip_factor, no_pace
 from llqr.quadratic import QuadraticModel
 from llqr.reach import reaches, shortened, unbounded
@@ -77,7 +77,7 @@ class Preconditioner:
 
         Args:
             like: the parameters by name, in the dtype factors shall have (float32 or float64). A multiplier
-                keeps them, without it any arrays of that dtype will do.
+                that takes slopes keeps them, else any arrays of that dtype will do.
         """
         one = next(iter(like.values()))
         zero, number = self.backend.integer(0, one), self.backend.asarray(0.0, one)
@@ -135,7 +135,8 @@ class Preconditioner:
                 (:mod:`llqr.holdout`), None for no judgement by them.
             half_gradient: gradient of every second example of the model's batch, None for no estimate of
                 the noise in the model's gradient (:mod:`llqr.ridge`).
-            parameters: where the model is, by name; needed by a multiplier (:mod:`llqr.multiplier`).
+            parameters: where the model is, by name; needed by a multiplier that takes slopes
+                (:mod:`llqr.multiplier`).
 
         Returns:
             The new state. Factors stay finite: a fit that fails leaves them as they were.
@@ -146,10 +147,11 @@ class Preconditioner:
         backend, config = self.backend, self.config
         check_arrays("model.gradient", model.gradient, self.shapes)
         needed = set() if config.annealing is None else {"input"}
-        if config.multiplier is not None:
+        if keeps_parameters(config.multiplier):
             if parameters is None:
                 raise ValueError(
-                    "parameters must be given to a fit with a multiplier, got None; pass where the model is"
+                    "parameters must be given to a fit with a multiplier that takes slopes, got None; pass "
+                    "where the model is"
                 )
             needed.add("gradient")
             check_arrays("parameters", parameters, self.shapes)
@@ -168,7 +170,7 @@ class Preconditioner:
         accepted, smoothness = fitting.judged(config, problem, result, damping, state)
         one, zero = backend.integer(1, state.step), backend.integer(0, state.step)
         taken = backend.where(accepted, one, zero)
-        steps, useless = fitting.interval(backend, config, state, result)
+        steps, useless = fitting.interval(backend, config, model, state, result)
         next_fit = state.step + backend.where(accepted, steps, one)
         lengths = self._measured(state, damped, sources, result, next_fit)
         if config.annealing is not None:
@@ -268,10 +270,12 @@ class Preconditioner:
         backend = self.backend
         plain = [block.join(backend, sources["input"]) for block in self.blocks]
         values, bad = finite_or(backend, self._applied(state.factors, sources), plain)
+        factor = None if self.config.multiplier is None else state.multiplier.value
         if self.config.growth is not None:
-            values = shortened(backend, values, self._in_order(state.reach), self.config.growth)
-        if self.config.multiplier is not None:
-            values = [state.multiplier.value * value for value in values]
+            reach = self._in_order(state.reach)
+            values = shortened(backend, values, reach, self.config.growth, factor)
+        elif factor is not None:
+            values = [factor * value for value in values]
         result: Tensors = {}
         for block, value in zip(self.blocks, values, strict=True):
             result.update(block.split(value))
@@ -298,7 +302,7 @@ class Preconditioner:
 
     def _anchored(self, parameters: Tensors) -> Tensors:
         """Return what a multiplier keeps of the parameters."""
-        if self.config.multiplier is None:
+        if not keeps_parameters(self.config.multiplier):
             return {}
         return {name: parameters[name] for name in self.shapes}
 
@@ -314,7 +318,10 @@ class Preconditioner:
     def _annealed(
         self, rule: Annealing, state: PreconditionerState, plain: Tensors
     ) -> tuple[Tensors, Pace]:
-        """Return c_g η_t x, at the pace of the steps before, for every parameter of every block g."""
+        """Return η c_g η_t x, at the pace of the steps before, for every parameter of every block g.
+
+        η is a multiplier's, 1 without one.
+        """
         backend, common = self.backend, state.lengths.common
         by_block = state.lengths.of(backend, self._names)
         # Views of it, since an index array would be copied to the device at every step.
@@ -323,6 +330,8 @@ class Preconditioner:
         length = backend.norms([lengths * norms])[0]
         clip, pace = clip_factor(backend, state.pace, length, rule.growth, rule.memory)
         share = clip * rule.share(backend.asarray(state.step, common), backend.maximum)
+        if self.config.multiplier is not None:
+            share = share * state.multiplier.value
         values = backend.scaled([plain[name] for name in self.shapes], share * lengths)
         return dict(zip(self.shapes, values, strict=True)), pace
 

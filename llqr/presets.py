@@ -112,10 +112,10 @@ def step_sizes(
     learning rate only scales a direction, and so drops out; Adam with betas 0.9 and 0.99 is the base this
     was measured with. How far the quadratic model is trusted follows the losses its steps lead to
     (:mod:`llqr.ridge`), on examples that they were made of and on others (:mod:`llqr.holdout`); how long a
-    solution is used follows how fast it moves (:mod:`llqr.intervals`). Where the length of the run is known,
-    its last four fifths anneal lengths measured in the first tenth (:mod:`llqr.annealing`). Where it is not,
-    steps get shorter that went too far (:mod:`llqr.multiplier`), which takes the memory of the parameters
-    once more.
+    solution is used follows how fast it moves (:mod:`llqr.intervals`). Steps get shorter that went too far
+    (:mod:`llqr.multiplier`). Where the length of the run is known, its last four fifths anneal lengths
+    measured in the first tenth (:mod:`llqr.annealing`); where it is not, slopes tell as well what went too
+    far, which takes the memory of the parameters once more.
 
     Args:
         likelihood: loss type whose Fisher F is used, a name or a metric.
@@ -127,9 +127,8 @@ def step_sizes(
     Raises:
         ValueError: for unknown names, listing the known ones, or values out of range.
     """
-    endless = (
-        total_steps is None
-        and overrides.get("apply_to", "update") == "update"
+    solves_lengths = (
+        overrides.get("apply_to", "update") == "update"
         and overrides.get("grafting", "none") == "none"
     )
     settings: dict[str, Any] = {
@@ -142,7 +141,7 @@ def step_sizes(
         "ema_decay": 0.5,
         "ema_debias": True,
         "growth": GROWTH,
-        "multiplier": AdaptiveMultiplier() if endless else None,
+        "multiplier": AdaptiveMultiplier(slopes=total_steps is None) if solves_lengths else None,
         "held_out": None if "inner_solver" in overrides else 1.0,
         "warm_start": True,
         "apply_to": "update",

@@ -31,18 +31,23 @@ def reaches(backend: Backend, values: Sequence[Array]) -> list[Array]:
 
 
 def shortened(
-    backend: Backend, values: Sequence[Array], reach: Sequence[Array], growth: float
+    backend: Backend,
+    values: Sequence[Array],
+    reach: Sequence[Array],
+    growth: float,
+    factor: Array | None = None,
 ) -> list[Array]:
-    """Return each U x at most ``growth`` times as long as its reach.
+    """Return each U x at most ``growth`` times as long as its reach, times a factor.
 
     Args:
         backend: array operations.
         values: U x, one array per block, finite.
         reach: one 0-d array per block.
         growth: κ ≥ 1.
+        factor: of all, 0-d, after the bound; None for 1.
     """
     norms, limits = backend.norms(values), growth * backend.stack(list(reach))
     longer, ones = norms > limits, backend.ones(norms.shape, norms)
     # Where nothing is shortened the limit may be infinite; ∞/∞ must not arise even if it is not chosen.
     ratios = backend.where(longer, limits, ones) / backend.where(longer, norms, ones)
-    return backend.scaled(values, ratios)
+    return backend.scaled(values, ratios if factor is None else factor * ratios)

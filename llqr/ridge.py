@@ -123,3 +123,7 @@ class AdaptiveRidge:
         moved = backend.where(fair, ridge, self.larger(backend, ridge))
         moved = backend.where(good, self.smaller(backend, ridge), moved)
         return backend.where(known, moved, ridge), known & ~falls
+
+
+TRUSTED_RIDGE = AdaptiveRidge.factor * AdaptiveRidge.initial
+"""R, the ridge at the start grown once, 8. A larger one says that the model does not hold very far."""

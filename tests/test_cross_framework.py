@@ -297,14 +297,15 @@ def test_training_steps_agree(apply_to, annealing):
     assert int(check_training(case, config).fits) == 2
 
 
-def test_training_steps_agree_where_a_multiplier_shortens_them():
+@pytest.mark.parametrize("slopes", [True, False])
+def test_training_steps_agree_where_a_multiplier_shortens_them(slopes):
     case = CASES["categorical"]
     config = configure(
         curvature=case.curvature,
         solver_options={"steps": 1, "learning_rate": 1e-6},  # nearly the identity
         update_interval=2,
         apply_to="update",
-        multiplier=AdaptiveMultiplier(),
+        multiplier=AdaptiveMultiplier(slopes=slopes),
     )
     multiplier = check_training(case, config, rate=40.0, steps=8).multiplier
     assert int(multiplier.losses) == 4

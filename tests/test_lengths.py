@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from llqr.lengths import BOUND, TRUSTED_RIDGE, length_factor, unmeasured, with_another
+from llqr.lengths import BOUND, length_factor, unmeasured, with_another
+from llqr.ridge import TRUSTED_RIDGE
 from tests import backends
 
 BLOCKS = ["b", "a", "c"]

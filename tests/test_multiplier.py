@@ -1,5 +1,6 @@
 """The factor on solved steps that went too far: by itself, in the preconditioner and in both shells."""
 
+from dataclasses import replace
 from typing import Any
 
 import hypothesis
@@ -8,33 +9,38 @@ import pytest
 from hypothesis import strategies
 
 from llqr import presets
+from llqr.annealing import Annealing
 from llqr.backend import NumpyBackend
 from llqr.config import configure
+from llqr.intervals import AdaptiveInterval
 from llqr.multiplier import AdaptiveMultiplier, Multiplier, check_anchor, initial
+from llqr.ridge import AdaptiveRidge
 from tests import backends, fits
 
 BACKEND = NumpyBackend()
 RULE = AdaptiveMultiplier(factor=3.0, recovery=2, patience=2, smallest=0.02, memory=3)
 
 
-def by_hand(signs, losses, rule):
+def by_hand(history, rule):
     """Return every η of a run, written from the formula in plain numbers.
 
     Runs with a loss that is the mean before it are none: rounding decides whether that is above.
     """
     eta, failures, seen, values = 1.0, 0, [], []
-    for sign, loss in zip(signs, losses, strict=True):
-        level = None
-        for number, own in enumerate(seen):
-            share = max(1.0 / (number + 1), 1.0 / rule.memory)
-            level = own if number == 0 else level + share * (own - level)
-        if level is not None:
+    for sign, loss, ridge in history:
+        failed, h = False, sign if rule.slopes else -1.0
+        if seen:
+            level = 0.0
+            for number, own in enumerate(seen):
+                level += max(1.0 / (number + 1), 1.0 / rule.memory) * (own - level)
             hypothesis.assume(abs(loss - level) > 1e-9 * max(map(abs, seen)))
-        if sign < 0:
-            eta, failures = min(1.0, eta * rule.factor ** (1.0 / rule.recovery)), 0
-        elif sign > 0 and level is not None and loss > level:
+            lost = loss > seen[0] and loss > seen[-1] and (ridge is None or ridge <= 8.0)
+            failed = lost or (h > 0.0 and loss > level)
+        if failed:
             failures += 1
             eta = max(rule.smallest, eta / rule.factor ** min(failures, rule.patience))
+        elif h < 0.0:
+            eta, failures = min(1.0, eta * rule.factor ** (1.0 / rule.recovery)), 0
         seen.append(loss)
         values.append(eta)
     return values
@@ -43,26 +49,36 @@ def by_hand(signs, losses, rule):
 @hypothesis.given(
     strategies.lists(
         strategies.tuples(
-            strategies.sampled_from([-1.0, 0.0, 1.0]), strategies.floats(-100.0, 100.0)
+            strategies.sampled_from([-1.0, 0.0, 1.0]),
+            strategies.floats(-100.0, 100.0),
+            strategies.sampled_from([None, 0.0, 8.0, 9.0]),
         ),
         min_size=1,
         max_size=12,
-    )
+    ),
+    strategies.booleans(),
 )
-def test_the_factor_follows_the_formula(history):
-    signs, losses = zip(*history, strict=True)
+def test_the_factor_follows_the_formula(history, slopes):
+    rule = replace(RULE, slopes=slopes)
     place = np.zeros(2)
-    multiplier, found = initial(BACKEND, {"p": place}, np.ones(())), []
-    for sign, loss in history:
+    multiplier, found = initial(BACKEND, {"p": place} if slopes else {}, np.ones(())), []
+    for sign, loss, ridge in history:
         # The slope's size and the length of the way say nothing.
         place = place + np.array([1e-3, 7.0])
         gradient = sign * np.array([0.0, 1e5])
-        multiplier = RULE.following(
-            BACKEND, multiplier, {"p": gradient}, {"p": place}, np.asarray(loss)
+        multiplier = rule.following(
+            BACKEND,
+            multiplier,
+            {"p": gradient},
+            {"p": place},
+            np.asarray(loss),
+            None if ridge is None else np.asarray(ridge),
         )
         found.append(float(multiplier.value))
-        np.testing.assert_array_equal(multiplier.anchor["p"], place)
-    np.testing.assert_allclose(found, by_hand(signs, losses, RULE), rtol=1e-12)
+        assert list(multiplier.anchor) == ["p"] * slopes
+        for kept in multiplier.anchor.values():
+            np.testing.assert_array_equal(kept, place)
+    np.testing.assert_allclose(found, by_hand(history, rule), rtol=1e-12)
 
 
 @pytest.mark.parametrize("framework", backends.FRAMEWORKS)
@@ -87,7 +103,9 @@ def test_every_framework_agrees(rng, framework):
             to(np.asarray(loss)),
         )
         assert float(back(there.value)) == pytest.approx(float(here.value), rel=1e-13)
-        assert float(back(there.level)) == pytest.approx(float(here.level), rel=1e-13)
+        for name in ("first", "last", "level"):
+            known = float(getattr(here, name))
+            assert float(back(getattr(there, name))) == pytest.approx(known, rel=1e-13)
         assert (int(there.failures), int(there.losses)) == (int(here.failures), int(here.losses))
     assert 0.02 <= float(here.value) < 1.0
 
@@ -96,6 +114,8 @@ def test_what_is_not_a_number_does_not_spread():
     old = Multiplier(
         value=np.asarray(0.5),
         failures=np.asarray(1, np.int32),
+        first=np.asarray(10.0),
+        last=np.asarray(1.0),
         level=np.asarray(2.0),
         losses=np.asarray(4, np.int32),
         anchor={"p": np.zeros(2)},
@@ -103,11 +123,12 @@ def test_what_is_not_a_number_does_not_spread():
     there = {"p": np.ones(2)}
     unknown = RULE.following(BACKEND, old, {"p": np.full(2, np.nan)}, there, np.asarray(9.0))
     assert (float(unknown.value), int(unknown.failures)) == (0.5, 1)
-    # A loss that is not finite is worse than any, and no level for later ones.
+    # A loss that is not finite is worse than any, with a slope or without, and none that later ones go by.
     for loss in (np.nan, np.inf):
-        burst = RULE.following(BACKEND, old, {"p": np.ones(2)}, there, np.asarray(loss))
-        assert float(burst.value) == pytest.approx(0.5 / 9.0)
-        assert (float(burst.level), int(burst.losses)) == (2.0, 4)
+        for rule, kept in ((RULE, old), (replace(RULE, slopes=False), old._replace(anchor={}))):
+            burst = rule.following(BACKEND, kept, {"p": np.ones(2)}, there, np.asarray(loss))
+            assert float(burst.value) == pytest.approx(0.5 / 9.0)
+            assert (float(burst.last), float(burst.level), int(burst.losses)) == (1.0, 2.0, 4)
 
 
 def preconditioner(**settings):
@@ -122,7 +143,13 @@ def preconditioner(**settings):
 
 def fitted(made, state, gradient, parameters, loss):
     sources = {"input": gradient, "update": gradient, "gradient": gradient}
-    model = fits.model(gradient, loss_here=np.asarray(loss))
+
+    def loss_at(step):
+        along = sum((gradient[name] * x).sum() for name, x in step.items())
+        curved = sum(fits.HESSIAN[name] * (x * x).sum() for name, x in step.items())
+        return np.asarray(loss + along + 0.5 * curved)
+
+    model = fits.model(gradient, loss_here=np.asarray(loss), loss=loss_at)
     return made.fit(state, model, sources, parameters=parameters), sources
 
 
@@ -142,6 +169,42 @@ def test_steps_get_shorter_after_one_that_went_too_far(rng):
     third, _ = made.precondition(state, sources)
     for name, value in second.items():
         np.testing.assert_allclose(third[name], value, rtol=1e-12)
+
+
+SOLVED = {"inner_solver": "direct", "solver_options": {"relative_ridge": AdaptiveRidge()}}
+
+
+def test_without_slopes_a_lost_loss_shortens_steps_and_asks_for_another_fit(rng):
+    rule = replace(RULE, slopes=False)
+    made = preconditioner(multiplier=rule, update_interval=AdaptiveInterval(longest=9), **SOLVED)
+    gradient = fits.gradient(rng)
+    state, found = made.init(gradient), []
+    assert state.multiplier.anchor == {}
+    # Below the first loss, above it and rising, still above but falling, with a ridge that has reacted.
+    for loss, ridge in ((1.0, 2.0), (0.5, 2.0), (3.0, 8.0), (2.0, 2.0), (4.0, 8.5)):
+        state = state._replace(ridge=np.asarray(ridge), interval=np.asarray(4, np.int32))
+        state, _ = fitted(made, state, gradient, None, loss)
+        found.append((float(state.multiplier.value), int(state.interval)))
+        assert int(state.next_fit) == int(state.step) + int(state.interval)
+    values, intervals = zip(*found, strict=True)
+    grown = RULE.factor ** (1.0 / RULE.recovery)
+    np.testing.assert_allclose(values, [1.0, 1.0, 1 / 3, grown / 3, 1.0], rtol=1e-12)
+    assert intervals[2] == 1
+    assert min(intervals[1], *intervals[3:]) > 1
+
+
+def test_annealed_lengths_are_multiplied_too(rng):
+    rule = Annealing(total_steps=4, solved=0.25, measured=0.25)
+    made = preconditioner(multiplier=replace(RULE, slopes=False), annealing=rule, **SOLVED)
+    gradient = fits.gradient(rng)
+    state, sources = fitted(made, made.init(gradient), gradient, None, loss=1.0)
+    begun = made.advance(state)
+    plain, _ = made.precondition(begun, sources)
+    less = begun._replace(multiplier=begun.multiplier._replace(value=np.asarray(0.25)))
+    short, _ = made.precondition(less, sources)
+    for name, value in plain.items():
+        assert np.abs(value).max() > 0.0
+        np.testing.assert_allclose(short[name], 0.25 * value, rtol=1e-12)
 
 
 def test_a_fit_without_what_the_rule_needs_is_refused(rng):
@@ -186,9 +249,10 @@ def test_a_rule_must_be_an_object():
         configure(apply_to="update", multiplier=0.5)
 
 
-def test_step_sizes_have_it_where_nothing_else_shortens_steps():
+def test_step_sizes_have_it_where_steps_have_the_solved_length():
     assert presets.step_sizes("categorical").multiplier == AdaptiveMultiplier()
-    assert presets.step_sizes("categorical", total_steps=70).multiplier is None
+    annealed = presets.step_sizes("categorical", total_steps=70).multiplier
+    assert annealed == AdaptiveMultiplier(slopes=False)
     assert presets.step_sizes("categorical", apply_to="gradient").multiplier is None
     assert presets.step_sizes("categorical", grafting="norm").multiplier is None
     assert presets.step_sizes("categorical", multiplier=None).multiplier is None
@@ -200,6 +264,7 @@ def test_a_state_keeps_the_parameters_of_its_configuration(rng):
     kept, nothing = (each.init(gradient).multiplier.anchor for each in (made, without))
     check_anchor(RULE, fits.SHAPES, kept)
     check_anchor(None, fits.SHAPES, nothing)
+    check_anchor(replace(RULE, slopes=False), fits.SHAPES, nothing)
     with pytest.raises(ValueError, match="its multiplier must keep 3 parameters"):
         check_anchor(RULE, fits.SHAPES, nothing)
     with pytest.raises(ValueError, match="its multiplier must keep 0 parameters"):

@@ -23,6 +23,7 @@ from llqr.backend import Array
 from llqr.config import LLQRConfig, check_known, configure
 from llqr.intervals import AdaptiveInterval
 from llqr.metrics import AbstractMetric
+from llqr.multiplier import AdaptiveMultiplier
 from llqr.presets import GROWTH, SHAPING_STEPS, shaped
 from llqr.ridge import AdaptiveRidge
 from llqr.structures import Span
@@ -171,6 +172,7 @@ class Recipe:
             ema_debias=True,
             growth=GROWTH,
             annealing=self.annealing,
+            multiplier=AdaptiveMultiplier(slopes=False),
             held_out=None if plan is None else plan.held_out,
         )
 

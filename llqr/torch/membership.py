@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llqr.config import LLQRConfig
+from llqr.multiplier import keeps_parameters
 from llqr.preconditioner import Preconditioner, PreconditionerState
 from llqr.structures import fold_output_first
 from llqr.torch import reporting, state
@@ -56,7 +57,7 @@ class Membership:
 
     def init(self) -> PreconditionerState:
         """Return the state before any step."""
-        if self.preconditioner.config.multiplier is None:
+        if not keeps_parameters(self.preconditioner.config.multiplier):
             return self.preconditioner.init(dict.fromkeys(self.parameters, self.like))
         return self.preconditioner.init(
             {name: p.detach().to(self.dtype, copy=True) for name, p in self.parameters.items()}

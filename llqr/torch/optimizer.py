@@ -21,6 +21,7 @@ from llqr.backend import Tensors
 from llqr.config import LLQRConfig
 from llqr.curvature import quadratic_model
 from llqr.holdout import FitBatch
+from llqr.multiplier import keeps_parameters
 from llqr.preconditioner import PreconditionerState
 from llqr.quadratic import QuadraticModel
 from llqr.solvers import Status
@@ -94,7 +95,8 @@ class LLQR(AbstractWrapper):
         """The settings; others may be set between steps, if the structure stays.
 
         Raises:
-            ValueError: on setting, if the structure is another one, or a multiplier comes or goes.
+            ValueError: on setting, if the structure is another one, or a multiplier with slopes comes or
+                goes.
         """
         return self._members.preconditioner.config
 
@@ -106,9 +108,9 @@ class LLQR(AbstractWrapper):
                 f"{config.structure!r} on the {config.apply_to} for {self.config.structure!r} on the "
                 f"{self.config.apply_to}; build a new optimizer for that"
             )
-        if (config.multiplier is None) != (self.config.multiplier is None):
+        if keeps_parameters(config.multiplier) != keeps_parameters(self.config.multiplier):
             raise ValueError(
-                "config must keep a multiplier or the lack of one, got "
+                "config must keep a multiplier with slopes or the lack of one, got "
                 f"{config.multiplier!r} for {self.config.multiplier!r}; build a new optimizer for that"
             )
         self._members.preconditioner.config = config

@@ -13,7 +13,7 @@ from llqr.pace import Pace
 from llqr.preconditioner import FitReport, Preconditioner, PreconditionerState
 from llqr.torch.distributed import ProcessGroup, from_first_process
 
-VERSION = 7
+VERSION = 8
 KEY = "llqr"
 """Where this state stands beside the base optimizer's ``"state"`` and ``"param_groups"``."""
 
@@ -42,6 +42,8 @@ def pack(preconditioner: Preconditioner, state: PreconditionerState, skipped: in
         "multiplier": {
             "value": state.multiplier.value.detach().clone(),
             "failures": int(state.multiplier.failures),
+            "first": state.multiplier.first.detach().clone(),
+            "last": state.multiplier.last.detach().clone(),
             "level": state.multiplier.level.detach().clone(),
             "losses": int(state.multiplier.losses),
             "anchor": _copied(state.multiplier.anchor),
@@ -124,6 +126,8 @@ def unpack(
         multiplier=Multiplier(
             value=number(multiplier["value"], like).clone(),
             failures=integer(multiplier["failures"], like),
+            first=number(multiplier["first"], like).clone(),
+            last=number(multiplier["last"], like).clone(),
             level=number(multiplier["level"], like).clone(),
             losses=integer(multiplier["losses"], like),
             anchor={
@@ -171,6 +175,8 @@ def carry_over(
         multiplier=Multiplier(
             value=state.multiplier.value.to(like),
             failures=state.multiplier.failures.to(like.device),
+            first=state.multiplier.first.to(like),
+            last=state.multiplier.last.to(like),
             level=state.multiplier.level.to(like),
             losses=state.multiplier.losses.to(like.device),
             anchor={

@@ -61,7 +61,8 @@ def test_a_run_resumed_in_its_annealing_equals_an_uninterrupted_one():
     assert float(pace["length"]) > 0.0
 
 
-def test_a_run_with_a_multiplier_resumed_equals_an_uninterrupted_one(monkeypatch):
+@pytest.mark.parametrize("slopes", [True, False])
+def test_a_run_with_a_multiplier_resumed_equals_an_uninterrupted_one(monkeypatch, slopes):
     # Steps that are far too long, and factors that stay near the identity.
     monkeypatch.setitem(BASES, "rough", lambda parameters: torch.optim.SGD(parameters, lr=50.0))
     (state, *_) = check_resumed(
@@ -70,12 +71,13 @@ def test_a_run_with_a_multiplier_resumed_equals_an_uninterrupted_one(monkeypatch
         update_interval=1,
         inner_solver="momentum",
         solver_options={"steps": 1, "learning_rate": 1e-6},
-        multiplier=AdaptiveMultiplier(),
+        multiplier=AdaptiveMultiplier(slopes=slopes),
     )
     multiplier = state["llqr"]["multiplier"]
     assert multiplier["losses"] == 8
     assert 0.0 < float(multiplier["value"]) < 1.0
-    assert multiplier["anchor"].keys() == dict(network().named_parameters()).keys()
+    kept = dict(network().named_parameters()) if slopes else {}
+    assert multiplier["anchor"].keys() == kept.keys()
 
 
 def check_resumed(base, **settings):
@@ -207,7 +209,7 @@ def broken(kind):
     ("kind", "message"),
     [
         ("base", r'must hold the key "llqr", got .*base_optimizer\.load_state_dict'),
-        ("version", "must have version 7, got 99"),
+        ("version", "must have version 8, got 99"),
         ("shape", r"factors of block '0\.bias' must have shapes .*\(6,\).* got .*\(2,\)"),
         ("anchor", r"its multiplier must keep 0 parameters .* got \{'0\.bias': \(6,\)\}"),
         ("groups", "different number of parameter groups"),
