@@ -32,7 +32,8 @@ def test_an_unknown_method_is_refused():
         train(draw(3), 5, "sgd")
 
 
-# Of every kind and batch size. In the last two, steps along directions without curvature once blew up networks.
+# Of every kind and batch size. In the last two, steps along directions without curvature once blew networks
+# up.
 ANY = list(range(20))
 
 
@@ -42,8 +43,8 @@ def test_a_run_of_known_length_does_not_diverge(seed):
     assert not record["diverged"], record
 
 
-# Linear models that can fit any handful of examples: without a multiplier each of these ends at 1.3 to 2.8 times
-# its first loss.
+# Linear models that can fit any handful of examples: without a multiplier each of these ends at 1.3 to 2.8
+# times its first loss.
 OVERFITTING = [1191, 1223, 1437, 1758, 2922]
 
 
