@@ -154,14 +154,18 @@ def test_a_pace_starts_anew_with_parameters_that_come_and_is_cast_with_others():
     assert optimizer.state_dict()["llqr"]["pace"] == {"length": 0.0, "steps": 0}
 
 
-def test_a_multiplier_neither_comes_nor_goes_between_steps():
+def test_a_multiplier_with_slopes_neither_comes_nor_goes_between_steps():
     model = network()
     base = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer = wrap(model, base, fast(apply_to="update"))
-    with pytest.raises(ValueError, match="config must keep a multiplier or the lack of one"):
+    with pytest.raises(ValueError, match="must keep a multiplier with slopes or the lack of one"):
         optimizer.config = fast(apply_to="update", multiplier=AdaptiveMultiplier())
-    optimizer.config = fast(apply_to="update", update_interval=7)
+    optimizer.config = fast(
+        apply_to="update", update_interval=7, multiplier=AdaptiveMultiplier(slopes=False)
+    )
     assert optimizer.config.update_interval == 7
+    train(model, optimizer, batches(), 8)
+    assert optimizer.state_dict()["llqr"]["multiplier"]["losses"] == 2
 
 
 def test_factors_follow_a_model_that_is_cast_during_training():
