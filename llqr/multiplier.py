@@ -77,7 +77,7 @@ class AdaptiveMultiplier:
         patience: failures up to which each weighs more than the one before, ≥ 1.
         smallest: lower bound on η, in (0, 1].
         memory: fits that ℓ̄ reaches back; until then it is the plain mean.
-        slopes: is h taken.
+        slopes: is h computed, for which a is kept; without, h counts as negative.
     """
 
     factor: float = 2.0  # f
