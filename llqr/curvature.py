@@ -199,7 +199,8 @@ class GaussNewton(AbstractCurvature):
 
     def _flat(self, backend: Backend, values: dict[str, Array]) -> Array:
         """Return what was measured as one vector."""
-        return backend.concatenate([values[name].reshape((-1,)) for name in self.measured])
+        pieces = [values[name].reshape((-1,)) for name in self.measured]
+        return pieces[0] if len(pieces) == 1 else backend.concatenate(pieces)
 
 
 def quadratic_model(curvature: AbstractCurvature, problem: LinearisedProblem) -> QuadraticModel:

@@ -92,16 +92,12 @@ def with_another(
     ones = backend.ones(plain.shape, mean)
     ratios = backend.where(known, solved, ones) / (found * backend.where(known, plain, ones))
     ratios = backend.where(known, ratios, ones)
-    relative = {
-        block: backend.where(
-            counts, (1.0 - share) * lengths.relative[block] + share * ratio, lengths.relative[block]
-        )
-        for block, ratio in zip(blocks, ratios, strict=True)
-    }
+    before = backend.stack([lengths.relative[block] for block in blocks])
+    relative = backend.where(counts, (1.0 - share) * before + share * ratios, before)
     return Lengths(
         common=backend.where(counts, common, mean),
         steps=backend.where(counts, after, lengths.steps),
-        relative=relative,
+        relative={block: relative[index] for index, block in enumerate(blocks)},
     )
 
 

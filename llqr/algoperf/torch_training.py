@@ -18,9 +18,11 @@ from llqr.algoperf.batches import epoch_length
 from llqr.algoperf.curvature_batches import CurvatureBatch, curvature_batch
 from llqr.algoperf.grouping import too_large
 from llqr.algoperf.likelihoods import Likelihood, specification
+from llqr.algoperf.planning import Plan
 from llqr.algoperf.recipes import Recipe
 from llqr.algoperf.submission import Submission
 from llqr.algoperf.torch_curvature import WHOLE, TorchObjective, Whole
+from llqr.metrics import AbstractMetric
 from llqr.torch import LLQR
 from llqr.torch.distributed import world_size
 from llqr.torch.passes import named_parameters
@@ -56,6 +58,7 @@ class TorchTrainer:
             outputs_fn=self._objective.outputs,
             weights_fn=self._objective.weights,
         )
+        self._shaped: tuple[AbstractMetric, Plan] | None = None  # that the configuration is for
         self.left = self._adam([named[name] for name in sorted(left)]) if left else None
         self.steps = 0
 
@@ -171,10 +174,11 @@ class TorchTrainer:
         """θ ← θ − η (U a + w θ), w = ``decay``, after a refresh if there is a curvature batch."""
         piece = None
         if chosen is not None:
-            # What depends on the batch's shapes.
-            self.optimizer.config = self.recipe.config(
-                self._names, chosen.likelihood.metric, chosen.plan
-            )
+            # What depends on the batch's shapes, which are mostly those of the last one.
+            shaped = chosen.likelihood.metric, chosen.plan
+            if shaped != self._shaped:
+                self.optimizer.config = self.recipe.config(self._names, *shaped)
+                self._shaped = shaped
             piece = {**chosen.cut, WHOLE: Whole(chosen.whole)}
         schedule = self.recipe.schedule
         rate = 1.0 if schedule is None else float(schedule(self.steps, np))

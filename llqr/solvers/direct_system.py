@@ -17,7 +17,6 @@ from itertools import groupby
 
 import numpy as np
 
-from llqr import tensors
 from llqr.backend import Array, Backend, Tensors
 from llqr.directions import Directions, joined
 from llqr.solvers.packing import FactorPacking
@@ -71,7 +70,7 @@ class DirectSystem:
         nothing = backend.zeros((kinds.shape[1],), self.right)
         common, _ = minimise(
             backend,
-            _ridged(backend, lumped, ridge, backend.einsum("ii->i", lumped)),
+            _ridged(backend, lumped, ridge, lumped.diagonal()),
             kinds.T @ self.right,
             nothing,
             relative_cutoff=relative_cutoff,
@@ -86,7 +85,7 @@ class DirectSystem:
         if self.half_right is None:
             return None
         backend = self.problem.backend
-        diagonal = backend.einsum("ii->i", self.matrix)
+        diagonal = self.matrix.diagonal()
         curved, ones = diagonal > 0.0, backend.ones(diagonal.shape, diagonal)
         weights = backend.where(curved, 1.0 / backend.where(curved, diagonal, ones), 0.0 * ones)
         change = self.half_right - self.right
@@ -153,7 +152,7 @@ def assemble(
     n = start.shape[0]
     nowhere = packing.split(backend.zeros((n,), start) - float("inf"))
     products = _inner_products(backend, blocks, inputs, start)
-    lengths = backend.sqrt(backend.einsum("ii->i", products))
+    lengths = backend.sqrt(products.diagonal())
     safe = backend.where(lengths == 0.0, backend.ones((n,), start), lengths)
     scale = backend.where(lengths == 0.0, lengths, 1.0 / safe)
 
@@ -199,9 +198,9 @@ def _directions(
         packing = FactorPacking(problem.backend, {block.name: factors[block.name]})
 
         def combine(coefficients: Array) -> Tensors:
-            tangent = packing.split(coefficients * own)
             # δ = −U x, and d is U x.
-            return tensors.scale(-1.0, problem.block_tangent(block, inputs, factors, tangent))
+            tangent = packing.split(coefficients * -own)
+            return problem.block_tangent(block, inputs, factors, tangent)
 
         return Directions(count=own.shape[0], combine=combine)
 
@@ -222,7 +221,7 @@ def _weights(
     backend: Backend, matrix: Array, kinds: Array, table: Array, mean_share: float
 ) -> Array:
     """Return D [n]: H_jj + τ h̄, h̄ ≥ 0 the curvature per squared length along all of d_j's kind."""
-    diagonal = backend.einsum("ii->i", matrix)
+    diagonal = matrix.diagonal()
     if mean_share == 0.0:
         return diagonal
     curvatures = _curvatures(backend, matrix, kinds)
@@ -235,7 +234,7 @@ def _weights(
 
 def _curvatures(backend: Backend, matrix: Array, kinds: Array) -> Array:
     """Return ⟨x, (C + λI) x⟩ of every source x, [kinds]."""
-    return backend.einsum("ij,ik,kj->j", kinds, matrix, kinds)
+    return backend.einsum("ij,ij->j", kinds, matrix @ kinds)
 
 
 def _sources(blocks: Sequence[Block]) -> list[str]:

@@ -76,7 +76,7 @@ def _solve(
     Returns:
         The solution, NaN where H is not finite, and whether H has a clearly negative eigenvalue.
     """
-    diagonal = backend.einsum("ii->i", matrix)
+    diagonal = matrix.diagonal()
     zeros, ones = backend.zeros(values.shape, values), backend.ones(values.shape, values)
     cutoff = max(relative_cutoff, 8.0 * diagonal.shape[0] * machine_epsilon(diagonal))
     used = diagonal > 0.0 if held is None else (diagonal > 0.0) & ~held

@@ -180,7 +180,9 @@ class TorchBackend:
             The results, stacked along a new first axis.
         """
         if self.map_batch_size > 1 and len(rows) > 1:
-            batched = torch.vmap(function, chunk_size=self.map_batch_size)
+            # Cutting into one piece would cost as much again as batching does.
+            pieces = self.map_batch_size if len(rows) > self.map_batch_size else None
+            batched = torch.vmap(function, chunk_size=pieces)
             try:
                 return batched(rows)
             except RuntimeError:
