@@ -3,7 +3,8 @@
     python scripts/sensitivity.py --submissions self_tuning/llqr adamw=POINT.json --out results/sensitivity
 
 A submission with hyperparameters is run at the first point of its search space; name a file with one point
-behind ``=``. Writes ``records.jsonl`` as it goes (started again it goes on where it was), then a table and
+behind ``=``. Runs take one thread each: over several, sums are rounded otherwise, and long runs take
+other steps. Writes ``records.jsonl`` as it goes (started again it goes on where it was), then a table and
 pictures per workload.
 """
 
@@ -11,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from experiments import json_lines, points
+from experiments.engines.environment import thread_variables
 from experiments.errors import ExperimentError
 from experiments.sensitivity import AXES, Setting, picture, run, table
 from experiments.submissions import Submission, find
@@ -41,6 +44,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, metavar="COUNT")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    # Before a framework is imported, which the first run does.
+    os.environ.update(thread_variables(1, on_gpu=True))
     try:
         study(options)
     except (ExperimentError, RunnerError) as error:

@@ -1,6 +1,7 @@
 """Runs with another batch size or other initial weights, and the script that collects them."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -74,6 +75,28 @@ def test_the_script_goes_on_where_it_was(tmp_path):
     assert "| llqr_self_tuning | 123 |" in done.stdout
     assert len(json_lines.read(path)) == 1
     assert (tmp_path / "rosenbrock_pytorch_batch_size.png").stat().st_size > 0
+
+
+def test_the_script_takes_one_thread(tmp_path):
+    command = ["sensitivity.py", "--out", str(tmp_path), "--seeds", "1"]
+    command += ["--workloads", "rosenbrock", "--batch-sizes", "4", "--weight-scales"]
+    lines = (
+        "import runpy, sys",
+        f"sys.path.insert(0, {str(ROOT)!r})",
+        f"sys.argv = {command!r}",
+        f"runpy.run_path({str(ROOT / 'scripts' / 'sensitivity.py')!r}, run_name='__main__')",
+        "import torch",
+        "print(torch.get_num_threads())",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == "1"
 
 
 def test_unknown_names_are_refused(tmp_path):
