@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, metavar="COUNT")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {options.seeds}")
     # Before a framework is imported, which the first run does.
     os.environ.update(thread_variables(1, on_gpu=True))
     try:

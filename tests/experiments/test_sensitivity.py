@@ -99,8 +99,8 @@ def test_the_script_takes_one_thread(tmp_path):
     assert done.stdout.splitlines()[-1] == "1"
 
 
-def test_unknown_names_are_refused(tmp_path):
+def test_unknown_names_and_no_seeds_are_refused(tmp_path):
     command = [sys.executable, "scripts/sensitivity.py", "--out", str(tmp_path)]
-    for wrong in (["--workloads", "digts"], ["--submissions", "adamv"]):
+    for wrong in (["--workloads", "digts"], ["--submissions", "adamv"], ["--seeds", "0"]):
         done = subprocess.run([*command, *wrong], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and wrong[1] in done.stderr and "Traceback" not in done.stderr
