@@ -200,6 +200,7 @@ class GaussNewton(AbstractCurvature):
     def _flat(self, backend: Backend, values: dict[str, Array]) -> Array:
         """Return what was measured as one vector."""
         pieces = [values[name].reshape((-1,)) for name in self.measured]
+        # Nearly always there is one, and joining it with nothing would copy it.
         return pieces[0] if len(pieces) == 1 else backend.concatenate(pieces)
 
 

@@ -58,7 +58,8 @@ class TorchTrainer:
             outputs_fn=self._objective.outputs,
             weights_fn=self._objective.weights,
         )
-        self._shaped: tuple[AbstractMetric, Plan] | None = None  # that the configuration is for
+        # What the optimizer's configuration was made for; None for the first one, of no batch.
+        self._configured_for: tuple[AbstractMetric, Plan] | None = None
         self.left = self._adam([named[name] for name in sorted(left)]) if left else None
         self.steps = 0
 
@@ -175,10 +176,10 @@ class TorchTrainer:
         piece = None
         if chosen is not None:
             # What depends on the batch's shapes, which are mostly those of the last one.
-            shaped = chosen.likelihood.metric, chosen.plan
-            if shaped != self._shaped:
-                self.optimizer.config = self.recipe.config(self._names, *shaped)
-                self._shaped = shaped
+            wanted = chosen.likelihood.metric, chosen.plan
+            if wanted != self._configured_for:
+                self.optimizer.config = self.recipe.config(self._names, *wanted)
+                self._configured_for = wanted
             piece = {**chosen.cut, WHOLE: Whole(chosen.whole)}
         schedule = self.recipe.schedule
         rate = 1.0 if schedule is None else float(schedule(self.steps, np))
