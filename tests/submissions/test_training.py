@@ -12,6 +12,7 @@ import torch
 
 from llqr.algoperf import planning
 from llqr.algoperf.decay import RISE
+from llqr.algoperf.recipes import Recipe
 from llqr.algoperf.rulesets import external_tuning
 from llqr.algoperf.torch_training import TorchTrainer
 from llqr.jax.state import find_states
@@ -228,6 +229,18 @@ def test_torch_trainer_state_round_trips_exactly():
     for layer, values in as_numpy(other).items():
         for name, value in values.items():
             np.testing.assert_array_equal(value, expected[layer][name])
+
+
+def test_the_configuration_follows_the_size_of_the_batch():
+    workload = tiny.TorchTiny("softmax")
+    model, state = workload.init_model_fn()
+    trainer, shares = TorchTrainer(workload, Recipe(update_interval=1), model), []
+    for size in (512, 512, 16, 512):
+        batch = tiny.to_torch(tiny.make_batch("softmax", size))
+        state, _ = trainer.step(model, state, batch, None)
+        shares.append(trainer.optimizer.config.held_out)
+    # All of a small batch are curvature examples, and a quarter of this large one.
+    assert shares == [0.25, 0.25, 1.0, 0.25]
 
 
 def test_jax_states_restored_with_a_device_axis_continue():
