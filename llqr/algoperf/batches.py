@@ -104,3 +104,27 @@ def take_evenly(tree: Any, examples: int, kept: int, shards: int = 1) -> Any:
         return rows.reshape((kept, *array.shape[1:]))
 
     return map_arrays(take, tree)
+
+
+def halves(tree: Any, examples: int, shards: int = 1) -> tuple[Any, Any]:
+    """Return the examples at even and at odd positions of every shard, equally many.
+
+    Args:
+        tree: sliceable tree of arrays [examples, …].
+        examples: number of examples, a multiple of ``shards``, at least two of each.
+        shards: devices the leading axis is split over.
+
+    Returns:
+        Two trees of arrays [half as many, …].
+    """
+    per_shard = examples // shards
+    kept = per_shard // 2
+
+    def one(first: int) -> Any:
+        def take(array: Any) -> Any:
+            rows = array.reshape((shards, per_shard, *array.shape[1:]))[:, first : 2 * kept : 2]
+            return rows.reshape((shards * kept, *array.shape[1:]))
+
+        return map_arrays(take, tree)
+
+    return one(0), one(1)

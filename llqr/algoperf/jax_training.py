@@ -18,6 +18,7 @@ from llqr.algoperf.batches import epoch_length
 from llqr.algoperf.curvature_batches import CurvatureBatch, curvature_batch
 from llqr.algoperf.grouping import too_large
 from llqr.algoperf.jax_curvature import JaxObjective
+from llqr.algoperf.jax_running_statistics import brought_to_present
 from llqr.algoperf.likelihoods import specification
 from llqr.algoperf.recipes import Recipe
 from llqr.algoperf.submission import Submission
@@ -32,7 +33,7 @@ LOG_INTERVAL = 100
 
 
 class JaxTrainer:
-    """Everything about a run that does not change.
+    """Everything about a run that does not change, and its last batch.
 
     Args:
         workload: model, loss, loss type and step hint.
@@ -57,6 +58,12 @@ class JaxTrainer:
             in_shardings=(replicated, replicated, replicated, split, replicated),
             out_shardings=replicated,
         )
+        self._compiled_present = jax.jit(
+            self._present,
+            in_shardings=(replicated, replicated, split),
+            out_shardings=replicated,
+        )
+        self._last_batch: Any = None
 
     def init(self, params: Any) -> Any:
         """Return the optimizer's state."""
@@ -70,7 +77,31 @@ class JaxTrainer:
     ) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Return the new optimizer state, parameters, model state and what is worth logging."""
         trees = self._placed(_without_device_axis((state, params, model_state)))
+        if jax.tree.leaves(model_state):
+            self._last_batch = batch
         return self._compiled(*trees, batch, rng)
+
+    def prepare_for_eval(self, params: Any, model_state: Any) -> Any:
+        """Return the model state at the present (:mod:`llqr.algoperf.running_statistics`)."""
+        if self._last_batch is None:
+            return model_state
+        return self._compiled_present(params, model_state, self._last_batch)
+
+    def _present(self, params: Any, model_state: Any, batch: Any) -> Any:
+        def forward(state: Any, piece: Any) -> Any:
+            _, after = self.workload.model_fn(
+                params,
+                piece,
+                state,
+                self._modes.TRAIN,
+                # Some modules want a key to be there also where nothing is drawn.
+                jax.random.PRNGKey(0),
+                update_batch_norm=True,
+                dropout_rate=0.0,
+            )
+            return after
+
+        return brought_to_present(model_state, forward, batch, self._shards)
 
     def _placed(self, trees: Any) -> Any:
         """Return parameters and states on all devices, as the compiled step returns them.
@@ -266,3 +297,21 @@ class JaxSubmission(Submission):
                 {name: value.item() for name, value in metrics.items()}, global_step
             )
         return (state, trainer), params, model_state
+
+    def prepare_for_eval(
+        self,
+        workload: Any,
+        current_param_container: Any,
+        current_params_types: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        loss_type: Any,
+        optimizer_state: tuple[Any, JaxTrainer],
+        eval_results: Any,
+        global_step: int,
+        rng: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Bring running statistics to the present parameters, which are evaluated as they are trained."""
+        _, trainer = optimizer_state
+        model_state = trainer.prepare_for_eval(current_param_container, model_state)
+        return optimizer_state, current_param_container, model_state

@@ -21,11 +21,12 @@ from llqr.algoperf.likelihoods import Likelihood, specification
 from llqr.algoperf.planning import Plan
 from llqr.algoperf.recipes import Recipe
 from llqr.algoperf.submission import Submission
-from llqr.algoperf.torch_curvature import WHOLE, TorchObjective, Whole
+from llqr.algoperf.torch_curvature import WHOLE, AsItStands, TorchObjective, Whole
+from llqr.algoperf.torch_running_statistics import bring_to_present
 from llqr.metrics import AbstractMetric
 from llqr.torch import LLQR
 from llqr.torch.distributed import world_size
-from llqr.torch.passes import named_parameters
+from llqr.torch.passes import named_parameters, tracks_statistics
 
 RecipeOf = Callable[[Any, Any], Recipe]
 """(workload, hyperparameters) ↦ recipe."""
@@ -61,6 +62,8 @@ class TorchTrainer:
         # What the optimizer's configuration was made for; None for the first one, of no batch.
         self._configured_for: tuple[AbstractMetric, Plan] | None = None
         self.left = self._adam([named[name] for name in sorted(left)]) if left else None
+        self._follows_batches = any(map(tracks_statistics, model.modules()))
+        self._last_batch: Mapping[str, Any] | None = None
         self.steps = 0
 
     def step(
@@ -85,7 +88,27 @@ class TorchTrainer:
             float(self.recipe.decay(self.steps, np, epoch)),
         )
         self.steps += 1
+        if self._follows_batches:
+            self._last_batch = batch
         return model_state, metrics
+
+    def prepare_for_eval(self, model: nn.Module, model_state: Any) -> None:
+        """Bring running statistics to the present parameters (:mod:`llqr.algoperf.running_statistics`)."""
+        if self._last_batch is None:
+            return
+
+        def forward(module: nn.Module, batch: Mapping[str, Any]) -> None:
+            self.workload.model_fn(
+                params=AsItStands(module),
+                augmented_and_preprocessed_input_batch=batch,
+                model_state=model_state,
+                mode=self._modes.TRAIN,
+                rng=None,
+                update_batch_norm=True,
+                dropout_rate=0.0,
+            )
+
+        bring_to_present(model, forward, self._last_batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizers' states and the counter."""
@@ -253,4 +276,21 @@ class TorchSubmission(Submission):
                 "rejected_refreshes": counters["rejected"],
             }
             logger.append_scalar_metrics(numbers, global_step)
+        return optimizer_state, current_param_container, model_state
+
+    def prepare_for_eval(
+        self,
+        workload: Any,
+        current_param_container: Any,
+        current_params_types: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        loss_type: Any,
+        optimizer_state: dict[str, TorchTrainer],
+        eval_results: Any,
+        global_step: int,
+        rng: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Bring running statistics to the present parameters, which are evaluated as they are trained."""
+        optimizer_state["llqr"].prepare_for_eval(current_param_container, model_state)
         return optimizer_state, current_param_container, model_state

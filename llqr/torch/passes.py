@@ -13,7 +13,7 @@ What each restriction is for:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -60,6 +60,12 @@ def without_autocast(device: torch.device) -> Iterator[None]:
         yield
 
 
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context after which random numbers, of a device and the CPU, go on as if it had not been."""
+    devices = [device.index or 0] if device.type in _RANDOM_PER_DEVICE else []
+    return torch.random.fork_rng(devices, device_type=device.type if devices else "cuda")
+
+
 class CurvaturePass:
     """The state a model is in during curvature passes, entered as often as needed.
 
@@ -96,12 +102,8 @@ class CurvaturePass:
         if self._entered:
             yield
             return
-        kind = self._device.type
-        devices = [self._device.index or 0] if kind in _RANDOM_PER_DEVICE else []
         with ExitStack() as stack:
-            stack.enter_context(
-                torch.random.fork_rng(devices, device_type=kind if devices else "cuda")
-            )
+            stack.enter_context(random_state_kept(self._device))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(without_autocast(self._device))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))

@@ -44,7 +44,7 @@ def train(framework, workload, params, model_state, batch_of_step, rng):
             global_step=step,
             rng=rng,
         )
-    return state, params
+    return state, params, model_state
 
 
 def run_jax(out):
@@ -57,7 +57,7 @@ def run_jax(out):
 
     workload = tiny.JaxTiny("softmax", dtype=np.float64)
     # Dropout draws from the global batch, so it is left on.
-    (state, _), params = train(
+    (state, trainer), params, model_state = train(
         "jax",
         workload,
         *workload.init_model_fn(),
@@ -66,6 +66,8 @@ def run_jax(out):
     )
     fits = find_states(state)[0].preconditioner.fits
     leaves = {"/".join(k.key for k in path): leaf for path, leaf in leaves_of(params)}
+    leaves["trained mean"] = model_state["mean"]
+    leaves["present mean"] = trainer.prepare_for_eval(params, model_state)["mean"]
     np.savez(out, devices=jax.device_count(), fits=fits, **leaves)
 
 
@@ -97,18 +99,31 @@ def run_pytorch(out):
         own = {key: value[rank * local : (rank + 1) * local] for key, value in batch.items()}
         return tiny.to_torch(own)
 
-    state, _ = train("pytorch", workload, wrapped, None, batch_of_step, None)
+    state, _, _ = train("pytorch", workload, wrapped, None, batch_of_step, None)
     fits = state["llqr"].optimizer.counters()["fits"]
     named = {name: value.detach().numpy() for name, value in model.named_parameters()}
     factors = {
         f"factor {block}": own["s"].numpy()
         for block, own in state["llqr"].optimizer.factors().items()
     }
-    np.savez(f"{out}.{rank}.npz", devices=size, fits=fits, **named, **factors)
+    mean = present_mean(batch_of_step(0))
+    np.savez(f"{out}.{rank}.npz", devices=size, fits=fits, **named, **factors, **mean)
     if size > 1:
         # Everything is written. gloo's threads, torn down while the other process still closes its end,
         # abort the interpreter now and then: no destructors.
         os._exit(0)
+
+
+def present_mean(batch):
+    """Running statistics that each process alone would find for its own share."""
+    import torch
+
+    from llqr.algoperf.torch_running_statistics import bring_to_present
+    from tests.submissions import tiny
+
+    layer = torch.nn.BatchNorm1d(tiny.FEATURES).double()
+    bring_to_present(layer, lambda module, half: module(half["inputs"]), batch)
+    return {"present mean": layer.running_mean.numpy()}
 
 
 def without_dropout(model_fn):

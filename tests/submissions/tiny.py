@@ -177,6 +177,7 @@ class _Net(nn.Module):
     def __init__(self, statistics, dtype):
         super().__init__()
         self.statistics = statistics
+        self.momentum = 0.1
         self.dense_0 = nn.Linear(FEATURES, HIDDEN)
         self.dense_1 = nn.Linear(HIDDEN, CLASSES)
         self.register_buffer("running_mean", torch.zeros(HIDDEN) if statistics else None)
@@ -201,7 +202,8 @@ class _Net(nn.Module):
             mean = self.running_mean
             if self.training:
                 mean = h.reshape(-1, HIDDEN).mean(0)
-                self.running_mean = 0.9 * self.running_mean + 0.1 * mean.detach()
+                kept = (1.0 - self.momentum) * self.running_mean
+                self.running_mean = kept + self.momentum * mean.detach()
             h = h - 0.5 * mean
         h = torch.dropout(torch.tanh(h), dropout_rate, self.training)
         logits = self.dense_1(h)
