@@ -14,11 +14,26 @@ import jax.numpy as jnp
 from jax import Array
 
 from llqr.algoperf.batches import Batch, example_count, halves, is_sliceable
+from llqr.algoperf.likelihoods import specification
 from llqr.algoperf.running_statistics import MIN_EXAMPLES, at_present
 from llqr.jax.backend import JaxBackend
 
 Forward = Callable[[Any, Batch], Any]
 """(model state, batch) ↦ model state after a pass in training mode."""
+
+
+def training_pass(workload: Any, params: Any) -> Forward:
+    """Return a workload's pass in training mode, without dropout."""
+    mode = specification(workload).ForwardPassMode.TRAIN
+
+    def forward(state: Any, batch: Batch) -> Any:
+        # Some modules want a key to be there also where nothing is drawn.
+        key = jax.random.PRNGKey(0)
+        return workload.model_fn(
+            params, batch, state, mode, key, update_batch_norm=True, dropout_rate=0.0
+        )[1]
+
+    return forward
 
 
 def brought_to_present(state: Any, forward: Forward, batch: Batch, shards: int = 1) -> Any:
@@ -27,7 +42,7 @@ def brought_to_present(state: Any, forward: Forward, batch: Batch, shards: int =
     Args:
         state: model state after the last step. Arrays that follow no batch stay, and everything does if a
             pass returns a state of another structure.
-        forward: see :data:`Forward`; without dropout, as evaluation is.
+        forward: such as :func:`training_pass`.
         batch: the last training batch; one that cannot be halved changes nothing.
         shards: devices its leading axis is split over.
     """

@@ -18,7 +18,7 @@ from llqr.algoperf.batches import epoch_length
 from llqr.algoperf.curvature_batches import CurvatureBatch, curvature_batch
 from llqr.algoperf.grouping import too_large
 from llqr.algoperf.jax_curvature import JaxObjective
-from llqr.algoperf.jax_running_statistics import brought_to_present
+from llqr.algoperf.jax_running_statistics import brought_to_present, training_pass
 from llqr.algoperf.likelihoods import specification
 from llqr.algoperf.recipes import Recipe
 from llqr.algoperf.submission import Submission
@@ -88,19 +88,7 @@ class JaxTrainer:
         return self._compiled_present(params, model_state, self._last_batch)
 
     def _present(self, params: Any, model_state: Any, batch: Any) -> Any:
-        def forward(state: Any, piece: Any) -> Any:
-            _, after = self.workload.model_fn(
-                params,
-                piece,
-                state,
-                self._modes.TRAIN,
-                # Some modules want a key to be there also where nothing is drawn.
-                jax.random.PRNGKey(0),
-                update_batch_norm=True,
-                dropout_rate=0.0,
-            )
-            return after
-
+        forward = training_pass(self.workload, params)
         return brought_to_present(model_state, forward, batch, self._shards)
 
     def _placed(self, trees: Any) -> Any:

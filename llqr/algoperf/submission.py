@@ -19,6 +19,22 @@ class Submission:
         """
         return batch_size(workload_name)
 
+    def prepare_for_eval(
+        self,
+        workload: Any,
+        current_param_container: Any,
+        current_params_types: Any,
+        model_state: Any,
+        hyperparameters: Any,
+        loss_type: Any,
+        optimizer_state: Any,
+        eval_results: Any,
+        global_step: int,
+        rng: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Return everything as it is: parameters are evaluated as they are trained."""
+        return optimizer_state, current_param_container, model_state
+
     def data_selection(
         self,
         workload: Any,

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from llqr.algoperf.batches import Batch, example_count, halves, is_sliceable
+from llqr.algoperf.likelihoods import specification
 from llqr.algoperf.running_statistics import MIN_EXAMPLES, at_present
+from llqr.algoperf.torch_curvature import AsItStands
 from llqr.torch.backend import TorchBackend
 from llqr.torch.distributed import sum_over_processes, world_size
 from llqr.torch.passes import random_state_kept, tracks_statistics, unwrap
@@ -21,16 +23,34 @@ Forward = Callable[[nn.Module, Batch], Any]
 """Runs a module, whose modes stay as they are, on a batch."""
 
 
+def training_pass(workload: Any, model_state: Any) -> Forward:
+    """Return a workload's pass in training mode, without dropout."""
+    mode = specification(workload).ForwardPassMode.TRAIN
+
+    def forward(module: nn.Module, batch: Batch) -> None:
+        workload.model_fn(
+            params=AsItStands(module),
+            augmented_and_preprocessed_input_batch=batch,
+            model_state=model_state,
+            mode=mode,
+            rng=None,
+            update_batch_norm=True,
+            dropout_rate=0.0,
+        )
+
+    return forward
+
+
 @torch.no_grad()
 def bring_to_present(model: nn.Module, forward: Forward, batch: Batch) -> None:
     """Move running statistics to those of the parameters as they are; nothing else changes.
 
-    Layers follow that are in training mode, which is taken to be that of the last step. The passes are
-    without dropout, as evaluation is.
+    Layers follow that are in training mode, which is taken to be that of the last step; during the passes no
+    other module is.
 
     Args:
         model: the model, wrapped or not.
-        forward: see :data:`Forward`.
+        forward: such as :func:`training_pass`.
         batch: this process's last training batch; one that cannot be halved changes nothing.
     """
     module = unwrap(model)

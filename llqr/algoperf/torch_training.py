@@ -21,8 +21,8 @@ from llqr.algoperf.likelihoods import Likelihood, specification
 from llqr.algoperf.planning import Plan
 from llqr.algoperf.recipes import Recipe
 from llqr.algoperf.submission import Submission
-from llqr.algoperf.torch_curvature import WHOLE, AsItStands, TorchObjective, Whole
-from llqr.algoperf.torch_running_statistics import bring_to_present
+from llqr.algoperf.torch_curvature import WHOLE, TorchObjective, Whole
+from llqr.algoperf.torch_running_statistics import bring_to_present, training_pass
 from llqr.metrics import AbstractMetric
 from llqr.torch import LLQR
 from llqr.torch.distributed import world_size
@@ -94,21 +94,9 @@ class TorchTrainer:
 
     def prepare_for_eval(self, model: nn.Module, model_state: Any) -> None:
         """Bring running statistics to the present parameters (:mod:`llqr.algoperf.running_statistics`)."""
-        if self._last_batch is None:
-            return
-
-        def forward(module: nn.Module, batch: Mapping[str, Any]) -> None:
-            self.workload.model_fn(
-                params=AsItStands(module),
-                augmented_and_preprocessed_input_batch=batch,
-                model_state=model_state,
-                mode=self._modes.TRAIN,
-                rng=None,
-                update_batch_norm=True,
-                dropout_rate=0.0,
-            )
-
-        bring_to_present(model, forward, self._last_batch)
+        if self._last_batch is not None:
+            forward = training_pass(self.workload, model_state)
+            bring_to_present(model, forward, self._last_batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizers' states and the counter."""

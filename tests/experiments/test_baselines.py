@@ -124,6 +124,43 @@ def test_every_space_is_as_wide_as_every_other():
         assert all(point.keys() >= space.keys() for point in points), name
 
 
+@pytest.mark.parametrize("present", [False, True])
+@pytest.mark.parametrize("framework", ["jax", "pytorch"])
+def test_present_statistics_for_who_asks_for_them(framework, present):
+    pytest.importorskip("torch" if framework == "pytorch" else "optax")
+    wiring = importlib.import_module(f"submissions.baselines.wiring.{framework}")
+    make = importlib.import_module(f"submissions.baselines.adamw_{framework}.submission").make
+    kind = wiring.PytorchBaseline if framework == "pytorch" else wiring.JaxBaseline
+    submission = kind(make, present_statistics=present)
+    workload = registry.make_workload("digits_conv", framework)
+    point = SimpleNamespace(**HYPERPARAMETERS, learning_rate=1e-2, weight_decay=1e-4)
+    keys = rng.split(rng.make_rng(framework, 0), 4)
+    queue = workload._build_input_queue(keys[0], "train", "", 128)
+    params, state = workload.init_model_fn(keys[1])
+    optimizer = submission.init_optimizer_state(workload, params, state, point, keys[2])
+    common = (workload.model_params_types,)
+
+    def means():
+        if framework == "pytorch":
+            return params.norm_0.running_mean.numpy().copy()
+        return np.asarray(state["batch_stats"]["norm_0"]["mean"])
+
+    for step in range(3):
+        optimizer, params, state = submission.update_params(
+            *(workload, params, *common, state, point, next(queue), workload.loss_type),
+            *(optimizer, [], step, rng.fold_in(keys[3], step)),
+        )
+    before = means()
+    optimizer, params, state = submission.prepare_for_eval(
+        workload, params, *common, state, point, workload.loss_type, optimizer, [], 3, keys[3]
+    )
+    if not present:
+        np.testing.assert_array_equal(means(), before)
+    else:
+        # From zero, three steps with a momentum of 0.1 go a quarter of the way.
+        assert 2.0 < np.linalg.norm(means()) / np.linalg.norm(before) < 5.0
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_baseline_is_wiring_only(folder):
     text = (folder / "submission.py").read_text()

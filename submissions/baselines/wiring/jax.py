@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from llqr.algoperf.jax_running_statistics import brought_to_present, training_pass
 from llqr.algoperf.submission import Submission
 from submissions.baselines.wiring.common import (
     label_smoothing,
@@ -29,6 +30,8 @@ class JaxBaseline(Submission):
         evaluated: (optimizer state, parameters) ↦ parameters to evaluate, for methods that train at one
             point and evaluate at another.
         needs_objective: whether the transformation wants the loss as ``obj_fn(params)``.
+        present_statistics: whether normalisations are evaluated with statistics of the parameters that are
+            evaluated (:mod:`llqr.algoperf.running_statistics`), not of those trained in the past.
     """
 
     def __init__(
@@ -36,15 +39,19 @@ class JaxBaseline(Submission):
         make: Make,
         evaluated: Callable[[Any, Any], Any] | None = None,
         needs_objective: bool = False,
+        present_statistics: bool = False,
     ):
         self._make = make
         self._evaluated = evaluated
         self._needs_objective = needs_objective
+        self._present_statistics = present_statistics
+        self._last_batch: dict[str, Any] | None = None
 
     def init_optimizer_state(
         self, workload: Any, model_params: Any, model_state: Any, hyperparameters: Any, rng: Any
     ) -> tuple[Any, ...]:
         """Return state, compiled step and, where they differ from those evaluated, training parameters."""
+        self._last_batch = None
         optimizer = optax.with_extra_args_support(
             self._make(hyperparameters, schedule(workload, hyperparameters), workload)
         )
@@ -90,6 +97,7 @@ class JaxBaseline(Submission):
         state, step, *held = optimizer_state
         params = held[0] if held else current_param_container
         params, state, model_state = step(params, state, model_state, batch, rng)
+        self._last_batch = batch if self._present_statistics else None
         return (state, step, *([params] if held else [])), params, model_state
 
     def prepare_for_eval(
@@ -110,7 +118,15 @@ class JaxBaseline(Submission):
         if self._evaluated is not None:
             state, _, held = optimizer_state
             params = self._evaluated(state, held)
+        if self._last_batch is not None and jax.tree.leaves(model_state):
+            model_state = _at_present(workload, params, model_state, self._last_batch)
         return optimizer_state, params, model_state
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _at_present(workload: Any, params: Any, model_state: Any, batch: dict[str, Any]) -> Any:
+    """Return the model state with the statistics of these parameters."""
+    return brought_to_present(model_state, training_pass(workload, params), batch)
 
 
 def schedule(workload: Any, hyperparameters: Any) -> optax.Schedule:

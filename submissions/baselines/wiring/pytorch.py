@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from llqr.algoperf.recipes import Schedule
 from llqr.algoperf.submission import Submission
+from llqr.algoperf.torch_running_statistics import bring_to_present, training_pass
 from submissions.baselines.wiring.common import (
     label_smoothing,
     model_options,
@@ -31,17 +32,28 @@ class PytorchBaseline(Submission):
         make: makes the optimizers.
         scheduled: whether the learning rate follows warm-up and cosine to ``hyperparameters.learning_rate``.
         differentiated_every: steps between those at which the optimizer differentiates the gradient, or 0.
+        present_statistics: whether normalisations are evaluated with statistics of the parameters that are
+            evaluated (:mod:`llqr.algoperf.running_statistics`), not of those trained in the past.
     """
 
-    def __init__(self, make: Make, scheduled: bool = True, differentiated_every: int = 0):
+    def __init__(
+        self,
+        make: Make,
+        scheduled: bool = True,
+        differentiated_every: int = 0,
+        present_statistics: bool = False,
+    ):
         self._make = make
         self._scheduled = scheduled
         self._differentiated_every = differentiated_every
+        self._present_statistics = present_statistics
+        self._last_batch: dict[str, Any] | None = None
 
     def init_optimizer_state(
         self, workload: Any, model_params: Any, model_state: Any, hyperparameters: Any, rng: Any
     ) -> dict[str, Any]:
         """Return optimizers and schedules under names of their own."""
+        self._last_batch = None
         warmup = warmup_steps(workload, hyperparameters)
         made = self._make(model_params, hyperparameters, warmup)
         factor = Schedule(peak=1.0, warmup_steps=warmup, total_steps=workload.step_hint)
@@ -82,6 +94,7 @@ class PytorchBaseline(Submission):
         self._backward(loss, global_step)
         for part in [*optimizers, *_select(optimizer_state, "scheduler")]:
             part.step()
+        self._last_batch = batch if self._present_statistics else None
         return optimizer_state, current_param_container, model_state
 
     def _backward(self, loss: torch.Tensor, global_step: int) -> None:
@@ -112,6 +125,9 @@ class PytorchBaseline(Submission):
         for optimizer in _select(optimizer_state, "optimizer"):
             if hasattr(optimizer, "eval"):
                 optimizer.eval()
+        if self._last_batch is not None:
+            forward = training_pass(workload, model_state)
+            bring_to_present(current_param_container, forward, self._last_batch)
         return optimizer_state, current_param_container, model_state
 
 
