@@ -7,7 +7,7 @@ batch is split along its leading axis, and old parameters and states are donated
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,19 @@ PRECONDITIONED, LEFT = "preconditioned", "left to the base optimizer"
 LOG_INTERVAL = 100
 
 
+class TrainingState(NamedTuple):
+    """What changes beside the parameters.
+
+    Attributes:
+        optimizer: the optimizer's state.
+        running: the model state that training goes on with; evaluations get another one
+            (:mod:`llqr.algoperf.running_statistics`).
+    """
+
+    optimizer: Any
+    running: Any
+
+
 class JaxTrainer:
     """Everything about a run that does not change, and its last batch.
 
@@ -54,8 +67,8 @@ class JaxTrainer:
         self._replicated = replicated
         self._compiled = jax.jit(
             self._step,
-            donate_argnums=(0, 1, 2),
-            in_shardings=(replicated, replicated, replicated, split, replicated),
+            donate_argnums=(0, 1),
+            in_shardings=(replicated, replicated, split, replicated),
             out_shardings=replicated,
         )
         self._compiled_present = jax.jit(
@@ -65,31 +78,32 @@ class JaxTrainer:
         )
         self._last_batch: Any = None
 
-    def init(self, params: Any) -> Any:
-        """Return the optimizer's state."""
+    def init(self, params: Any, model_state: Any) -> TrainingState:
+        """Return the state to begin with."""
         nothing = JaxObjective(workload=self.workload)
-        return jax.device_put(
-            self._transformation(params, nothing, None, 1.0).init(params), self._replicated
-        )
+        optimizer = self._transformation(params, nothing, None, 1.0).init(params)
+        # A copy, since steps give away what they are given.
+        running = jax.tree.map(jnp.copy, model_state)
+        return jax.device_put(TrainingState(optimizer, running), self._replicated)
 
     def step(
-        self, state: Any, params: Any, model_state: Any, batch: Any, rng: Any
-    ) -> tuple[Any, Any, Any, dict[str, Any]]:
-        """Return the new optimizer state, parameters, model state and what is worth logging."""
-        trees = self._placed(_without_device_axis((state, params, model_state)))
-        if jax.tree.leaves(model_state):
+        self, state: TrainingState, params: Any, batch: Any, rng: Any
+    ) -> tuple[TrainingState, Any, Any, dict[str, Any]]:
+        """Return the new state, parameters, model state and what is worth logging."""
+        trees = self._placed(_without_device_axis((state, params)))
+        if jax.tree.leaves(state.running):
             self._last_batch = batch
         return self._compiled(*trees, batch, rng)
 
-    def prepare_for_eval(self, params: Any, model_state: Any) -> Any:
-        """Return the model state at the present (:mod:`llqr.algoperf.running_statistics`)."""
+    def evaluated(self, state: TrainingState, params: Any, model_state: Any) -> Any:
+        """Return the model state to evaluate with, the present one."""
         if self._last_batch is None:
             return model_state
-        return self._compiled_present(params, model_state, self._last_batch)
+        return self._compiled_present(params, state.running, self._last_batch)
 
-    def _present(self, params: Any, model_state: Any, batch: Any) -> Any:
+    def _present(self, params: Any, running: Any, batch: Any) -> Any:
         forward = training_pass(self.workload, params)
-        return brought_to_present(model_state, forward, batch, self._shards)
+        return brought_to_present(running, forward, batch, self._shards)
 
     def _placed(self, trees: Any) -> Any:
         """Return parameters and states on all devices, as the compiled step returns them.
@@ -102,11 +116,11 @@ class JaxTrainer:
         return jax.device_put(trees, self._replicated)
 
     def _step(
-        self, state: Any, params: Any, model_state: Any, batch: Any, rng: Any
-    ) -> tuple[Any, Any, Any, dict[str, Any]]:
+        self, state: TrainingState, params: Any, batch: Any, rng: Any
+    ) -> tuple[TrainingState, Any, Any, dict[str, Any]]:
         smoothing = self.recipe.smoothing(find_states(state)[0].preconditioner.step, jnp)
         loss, gradient, model_state, outputs = self._gradient(
-            params, model_state, batch, rng, smoothing
+            params, state.running, batch, rng, smoothing
         )
         norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient)))
         if self.recipe.gradient_clip is not None:
@@ -114,16 +128,17 @@ class JaxTrainer:
             gradient = jax.tree.map(lambda leaf: leaf * share, gradient)
         objective, chosen = self._curvature(model_state, batch, outputs)
         epoch = epoch_length(self.workload, batch)
-        updates, state = self._transformation(params, objective, chosen, epoch).update(
-            gradient, state, params, batch=chosen.cut, full_params=params
+        updates, optimizer = self._transformation(params, objective, chosen, epoch).update(
+            gradient, state.optimizer, params, batch=chosen.cut, full_params=params
         )
-        counters = find_states(state)[0].preconditioner
+        counters = find_states(optimizer)[0].preconditioner
         metrics = {
             "loss": loss,
             "grad_norm": norm,
             "refreshes": counters.fits,
             "rejected_refreshes": counters.rejected,
         }
+        state = TrainingState(optimizer, model_state)
         return state, optax.apply_updates(params, updates), model_state, metrics
 
     def _gradient(
@@ -257,7 +272,7 @@ class JaxSubmission(Submission):
     ) -> tuple[Any, JaxTrainer]:
         """Return (state, trainer): AlgoPerf saves the first and keeps the second."""
         trainer = JaxTrainer(workload, self._recipe(workload, hyperparameters), model_params)
-        return trainer.init(model_params), trainer
+        return trainer.init(model_params, model_state), trainer
 
     def update_params(
         self,
@@ -277,7 +292,7 @@ class JaxSubmission(Submission):
         """Take one step."""
         state, trainer = optimizer_state
         state, params, model_state, metrics = trainer.step(
-            state, current_param_container, model_state, batch, rng
+            state, current_param_container, batch, rng
         )
         logger = getattr(workload, "metrics_logger", None)
         if logger is not None and global_step % LOG_INTERVAL == 0:
@@ -300,6 +315,6 @@ class JaxSubmission(Submission):
         rng: Any,
     ) -> tuple[Any, Any, Any]:
         """Bring running statistics to the present parameters, which are evaluated as they are trained."""
-        _, trainer = optimizer_state
-        model_state = trainer.prepare_for_eval(current_param_container, model_state)
+        state, trainer = optimizer_state
+        model_state = trainer.evaluated(state, current_param_container, model_state)
         return optimizer_state, current_param_container, model_state

@@ -23,6 +23,44 @@ Forward = Callable[[nn.Module, Batch], Any]
 """Runs a module, whose modes stay as they are, on a batch."""
 
 
+class PresentStatistics:
+    """Brings a model's running statistics to the present for evaluations, of which training sees nothing.
+
+    Args:
+        model: the model, wrapped or not. Without running statistics nothing is kept or done.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._needed = any(map(tracks_statistics, model.modules()))
+        self._last_batch: Batch | None = None
+        # What training goes on with, by name of the buffer; empty unless the model was evaluated since.
+        self._running: dict[str, Tensor] = {}
+
+    def train(self, model: nn.Module, batch: Batch) -> None:
+        """Undo what evaluations changed; call before a training step on this batch."""
+        buffers = dict(unwrap(model).named_buffers())
+        for name, value in self._running.items():
+            buffers[name].copy_(value)
+        self._running = {}
+        self._last_batch = batch if self._needed else None
+
+    def evaluate(self, model: nn.Module, workload: Any, model_state: Any) -> None:
+        """Bring the statistics to the present; call before an evaluation, in the mode of the last step."""
+        if self._last_batch is not None:
+            batch = self._last_batch
+            self.train(model, batch)
+            forward = training_pass(workload, model_state)
+            self._running = bring_to_present(model, forward, batch)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what training goes on with, where that is not in the model."""
+        return dict(self._running)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`state_dict` returned."""
+        self._running = dict(state)
+
+
 def training_pass(workload: Any, model_state: Any) -> Forward:
     """Return a workload's pass in training mode, without dropout."""
     mode = specification(workload).ForwardPassMode.TRAIN
@@ -42,7 +80,7 @@ def training_pass(workload: Any, model_state: Any) -> Forward:
 
 
 @torch.no_grad()
-def bring_to_present(model: nn.Module, forward: Forward, batch: Batch) -> None:
+def bring_to_present(model: nn.Module, forward: Forward, batch: Batch) -> dict[str, Tensor]:
     """Move running statistics to those of the parameters as they are; nothing else changes.
 
     Layers follow that are in training mode, which is taken to be that of the last step; during the passes no
@@ -52,20 +90,26 @@ def bring_to_present(model: nn.Module, forward: Forward, batch: Batch) -> None:
         model: the model, wrapped or not.
         forward: such as :func:`training_pass`.
         batch: this process's last training batch; one that cannot be halved changes nothing.
+
+    Returns:
+        What was changed, as it was before, by name of the buffer.
     """
     module = unwrap(model)
     layers = {name: layer for name, layer in module.named_modules() if _follows(layer)}
     examples = example_count(batch)
     if not layers or examples < MIN_EXAMPLES or not is_sliceable(batch, examples):
-        return
+        return {}
     with random_state_kept(next(iter(layers.values())).running_mean.device):
         first, second = (
             _statistics(module, layers, forward, half) for half in halves(batch, examples)
         )
+    before: dict[str, Tensor] = {}
     for name, layer in layers.items():
         for key, running in _running(layer).items():
+            before[f"{name}.{key}" if name else key] = running.clone()
             found = first[name][key], second[name][key]
             running.copy_(at_present(TorchBackend(), running, found))
+    return before
 
 
 def _follows(layer: nn.Module) -> bool:

@@ -22,11 +22,11 @@ from llqr.algoperf.planning import Plan
 from llqr.algoperf.recipes import Recipe
 from llqr.algoperf.submission import Submission
 from llqr.algoperf.torch_curvature import WHOLE, TorchObjective, Whole
-from llqr.algoperf.torch_running_statistics import bring_to_present, training_pass
+from llqr.algoperf.torch_running_statistics import PresentStatistics
 from llqr.metrics import AbstractMetric
 from llqr.torch import LLQR
 from llqr.torch.distributed import world_size
-from llqr.torch.passes import named_parameters, tracks_statistics
+from llqr.torch.passes import named_parameters
 
 RecipeOf = Callable[[Any, Any], Recipe]
 """(workload, hyperparameters) ↦ recipe."""
@@ -62,8 +62,7 @@ class TorchTrainer:
         # What the optimizer's configuration was made for; None for the first one, of no batch.
         self._configured_for: tuple[AbstractMetric, Plan] | None = None
         self.left = self._adam([named[name] for name in sorted(left)]) if left else None
-        self._follows_batches = any(map(tracks_statistics, model.modules()))
-        self._last_batch: Mapping[str, Any] | None = None
+        self._statistics = PresentStatistics(model)
         self.steps = 0
 
     def step(
@@ -78,6 +77,7 @@ class TorchTrainer:
         """Take one step; return the new model state, and loss and gradient norm if ``measured``."""
         for parameter in self._parameters:
             parameter.grad = None
+        self._statistics.train(model, batch)
         loss, outputs, model_state = self._loss(model, model_state, batch, rng)
         loss.backward()
         metrics = {"loss": loss.detach(), "grad_norm": self._gradient_norm()} if measured else {}
@@ -88,20 +88,21 @@ class TorchTrainer:
             float(self.recipe.decay(self.steps, np, epoch)),
         )
         self.steps += 1
-        if self._follows_batches:
-            self._last_batch = batch
         return model_state, metrics
 
     def prepare_for_eval(self, model: nn.Module, model_state: Any) -> None:
-        """Bring running statistics to the present parameters (:mod:`llqr.algoperf.running_statistics`)."""
-        if self._last_batch is not None:
-            forward = training_pass(self.workload, model_state)
-            bring_to_present(model, forward, self._last_batch)
+        """Bring running statistics to the present (:mod:`llqr.algoperf.running_statistics`)."""
+        self._statistics.evaluate(model, self.workload, model_state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizers' states and the counter."""
+        """Return the optimizers' states, the counter and the running statistics to go on with."""
         left = None if self.left is None else self.left.state_dict()
-        return {"optimizer": self.optimizer.state_dict(), "left": left, "steps": self.steps}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "left": left,
+            "steps": self.steps,
+            "running_statistics": self._statistics.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what :meth:`state_dict` returned."""
@@ -109,6 +110,7 @@ class TorchTrainer:
         if self.left is not None:
             self.left.load_state_dict(state["left"])
         self.steps = state["steps"]
+        self._statistics.load_state_dict(state["running_statistics"])
 
     def _adam(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         recipe = self.recipe

@@ -67,7 +67,7 @@ def run_jax(out):
     fits = find_states(state)[0].preconditioner.fits
     leaves = {"/".join(k.key for k in path): leaf for path, leaf in leaves_of(params)}
     leaves["trained mean"] = model_state["mean"]
-    leaves["present mean"] = trainer.prepare_for_eval(params, model_state)["mean"]
+    leaves["present mean"] = trainer.evaluated(state, params, model_state)["mean"]
     np.savez(out, devices=jax.device_count(), fits=fits, **leaves)
 
 

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 
+from tests.workloads.conftest import FRAMEWORKS
 from workloads_extra.runner import checkpoints, storage
 
 
@@ -26,6 +27,56 @@ def test_a_resumed_run_continues_identically(run, framework):
     ]
     assert steps == sorted(set(steps), key=int)
     assert (run.trial(framework, 1) / "meta_data_1.json").exists()
+
+
+@pytest.fixture
+def single_precision():
+    """The suite has JAX in 64 bits, which the parameters of workloads are not."""
+    try:
+        import jax
+    except ModuleNotFoundError:
+        yield
+        return
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.mark.parametrize(
+    ("path", "space"),
+    [
+        ("self_tuning/llqr_jax", None),
+        ("self_tuning/llqr_pytorch", None),
+        ("baselines/schedule_free_adamw_jax", "schedule_free_adamw"),
+        # Schedule-Free of PyTorch moves parameters for an evaluation and back, with rounding.
+        ("ablations/adamw_present_pytorch", "adamw"),
+    ],
+)
+def test_evaluations_do_not_change_training(run, tmp_path, single_precision, path, space):
+    """Also where normalisations are evaluated with other statistics than those training goes on with."""
+    pytest.importorskip("sklearn")
+    framework = path.rpartition("_")[2]
+    pytest.importorskip(FRAMEWORKS[framework])
+    flags = {
+        "framework": framework,
+        "workload": "digits_conv",
+        "submission_path": f"submissions/{path}/submission.py",
+        "tuning_ruleset": "external" if space else "self",
+        "tuning_search_space": f"tuning_search_spaces/{space}.json" if space else None,
+        "eval_period_steps": 6,
+    }
+    assert run(**flags, experiment_name="whole", max_global_steps=8) == 0
+    # Evaluated at the end of its first part as well.
+    assert run(**flags, max_global_steps=3) == 0
+    assert run(**flags, max_global_steps=8, resume_last_run=True) == 0
+    whole, resumed = (
+        {row["global_step"]: row["validation/loss"] for row in storage._read_rows(path)}
+        for study in ("whole", "study_0")
+        for path in (tmp_path / study).glob("*/*/eval_measurements.csv")
+    )
+    assert whole == {step: loss for step, loss in resumed.items() if step != "3"}
+    assert {"6", "8"} <= whole.keys() and "3" in resumed
 
 
 def payload(path):

@@ -50,18 +50,22 @@ class JaxBaseline(Submission):
     def init_optimizer_state(
         self, workload: Any, model_params: Any, model_state: Any, hyperparameters: Any, rng: Any
     ) -> tuple[Any, ...]:
-        """Return state, compiled step and, where they differ from those evaluated, training parameters."""
+        """Return state, compiled step and, if something else is evaluated, what training goes on with."""
         self._last_batch = None
         optimizer = optax.with_extra_args_support(
             self._make(hyperparameters, schedule(workload, hyperparameters), workload)
         )
         step = self._compiled(workload, optimizer, hyperparameters)
-        held = () if self._evaluated is None else (jax.tree.map(jnp.copy, model_params),)
+        held = {}
+        if self._evaluated is not None:
+            held["params"] = jax.tree.map(jnp.copy, model_params)
+        if self._present_statistics:
+            held["model_state"] = model_state
         # Some states hold the very arrays of the parameters, and neither may be given away twice.
         state = jax.tree.map(jnp.copy, optimizer.init(model_params))
         # Where parameters and their successors are, or the step would be compiled for the first state alone.
         place = jax.tree.leaves(model_params)[0].sharding
-        return jax.device_put(state, place), step, *held
+        return jax.device_put(state, place), step, *([held] if held else [])
 
     def _compiled(self, workload: Any, optimizer: Any, hyperparameters: Any) -> Callable[..., Any]:
         """Return one step as a compiled function that gives the memory of its inputs to its outputs."""
@@ -94,11 +98,17 @@ class JaxBaseline(Submission):
         train_state: Any = None,
     ) -> tuple[Any, Any, Any]:
         """Do one step."""
-        state, step, *held = optimizer_state
-        params = held[0] if held else current_param_container
-        params, state, model_state = step(params, state, model_state, batch, rng)
+        state, step, *rest = optimizer_state
+        trained = {"params": current_param_container, "model_state": model_state}
+        held = rest[0] if rest else {}
+        trained |= held
+        params, state, model_state = step(
+            trained["params"], state, trained["model_state"], batch, rng
+        )
         self._last_batch = batch if self._present_statistics else None
-        return (state, step, *([params] if held else [])), params, model_state
+        trained = {"params": params, "model_state": model_state}
+        kept = {name: trained[name] for name in held}
+        return (state, step, *([kept] if kept else [])), params, model_state
 
     def prepare_for_eval(
         self,
@@ -117,9 +127,10 @@ class JaxBaseline(Submission):
         params = current_param_container
         if self._evaluated is not None:
             state, _, held = optimizer_state
-            params = self._evaluated(state, held)
+            params = self._evaluated(state, held["params"])
         if self._last_batch is not None and jax.tree.leaves(model_state):
-            model_state = _at_present(workload, params, model_state, self._last_batch)
+            running = optimizer_state[2]["model_state"]
+            model_state = _at_present(workload, params, running, self._last_batch)
         return optimizer_state, params, model_state
 
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from llqr.algoperf.recipes import Schedule
 from llqr.algoperf.submission import Submission
-from llqr.algoperf.torch_running_statistics import bring_to_present, training_pass
+from llqr.algoperf.torch_running_statistics import PresentStatistics
 from submissions.baselines.wiring.common import (
     label_smoothing,
     model_options,
@@ -47,17 +47,17 @@ class PytorchBaseline(Submission):
         self._scheduled = scheduled
         self._differentiated_every = differentiated_every
         self._present_statistics = present_statistics
-        self._last_batch: dict[str, Any] | None = None
 
     def init_optimizer_state(
         self, workload: Any, model_params: Any, model_state: Any, hyperparameters: Any, rng: Any
     ) -> dict[str, Any]:
         """Return optimizers and schedules under names of their own."""
-        self._last_batch = None
         warmup = warmup_steps(workload, hyperparameters)
         made = self._make(model_params, hyperparameters, warmup)
         factor = Schedule(peak=1.0, warmup_steps=warmup, total_steps=workload.step_hint)
         state: dict[str, Any] = {}
+        if self._present_statistics:
+            state["statistics"] = PresentStatistics(model_params)
         for number, optimizer in enumerate([made] if isinstance(made, Optimizer) else made):
             suffix = f"_{number}" if number else ""
             state[f"optimizer{suffix}"] = optimizer
@@ -88,13 +88,14 @@ class PytorchBaseline(Submission):
             optimizer.zero_grad()
             if hasattr(optimizer, "train"):
                 optimizer.train()
+        for statistics in _select(optimizer_state, "statistics"):
+            statistics.train(current_param_container, batch)
         loss, model_state = _mean_loss(
             workload, hyperparameters, current_param_container, model_state, batch, rng
         )
         self._backward(loss, global_step)
         for part in [*optimizers, *_select(optimizer_state, "scheduler")]:
             part.step()
-        self._last_batch = batch if self._present_statistics else None
         return optimizer_state, current_param_container, model_state
 
     def _backward(self, loss: torch.Tensor, global_step: int) -> None:
@@ -125,9 +126,8 @@ class PytorchBaseline(Submission):
         for optimizer in _select(optimizer_state, "optimizer"):
             if hasattr(optimizer, "eval"):
                 optimizer.eval()
-        if self._last_batch is not None:
-            forward = training_pass(workload, model_state)
-            bring_to_present(current_param_container, forward, self._last_batch)
+        for statistics in _select(optimizer_state, "statistics"):
+            statistics.evaluate(current_param_container, workload, model_state)
         return optimizer_state, current_param_container, model_state
 
 
