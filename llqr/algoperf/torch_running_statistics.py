@@ -38,19 +38,19 @@ class PresentStatistics:
 
     def train(self, model: nn.Module, batch: Batch) -> None:
         """Undo what evaluations changed; call before a training step on this batch."""
-        buffers = dict(unwrap(model).named_buffers())
-        for name, value in self._running.items():
-            buffers[name].copy_(value)
-        self._running = {}
+        if self._running:
+            buffers = dict(unwrap(model).named_buffers())
+            for name, value in self._running.items():
+                buffers[name].copy_(value)
+            self._running = {}
         self._last_batch = batch if self._needed else None
 
     def evaluate(self, model: nn.Module, workload: Any, model_state: Any) -> None:
         """Bring the statistics to the present; call before an evaluation, in the mode of the last step."""
-        if self._last_batch is not None:
-            batch = self._last_batch
-            self.train(model, batch)
+        # Evaluated again without a step between, there is nothing new.
+        if self._last_batch is not None and not self._running:
             forward = training_pass(workload, model_state)
-            self._running = bring_to_present(model, forward, batch)
+            self._running = bring_to_present(model, forward, self._last_batch)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what training goes on with, where that is not in the model."""

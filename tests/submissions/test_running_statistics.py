@@ -316,10 +316,17 @@ def evaluated(ruleset, framework, steps, kind="softmax", statistics=True):
         return np.asarray(model_state["mean"]) if model_state else None
 
     before = running()
-    state, params, model_state = submission.prepare_for_eval(
-        current_param_container=params, model_state=model_state, optimizer_state=state, **common
-    )
-    return before, running()
+    found = []
+    for _ in range(2):
+        state, params, model_state = submission.prepare_for_eval(
+            current_param_container=params, model_state=model_state, optimizer_state=state, **common
+        )
+        found.append(running())
+        if framework == "pytorch":
+            params.eval()
+    # Once more without a step between is the same.
+    np.testing.assert_array_equal(*found)
+    return before, found[0]
 
 
 @pytest.mark.parametrize(("ruleset", "framework"), SUBMISSIONS)
