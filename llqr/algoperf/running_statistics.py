@@ -7,7 +7,8 @@ training batch tells B at the parameters as they are, and its halves B₁ and B�
     S + w (B − S),   B = ½ (B₁ + B₂),   w = max(0, 1 − ‖½ (B₁ − B₂)‖² / ‖B − S‖²)
 
 for every array of statistics. Where S lags far behind w is nearly 1. If the parameters stand still B − S is
-noise, mostly that of B, and S, a mean over many batches, stays: w is little more than 0.
+noise, mostly that of B, and S, a mean over many batches, stays: w is little more than 0. Training goes on
+with S.
 
 Sources: statistics taken anew for evaluation, since running averages lag where parameters move (Wu and
 Johnson, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576); w shrinks as the positive-part estimator of
