@@ -301,20 +301,9 @@ class JaxSubmission(Submission):
             )
         return (state, trainer), params, model_state
 
-    def prepare_for_eval(
-        self,
-        workload: Any,
-        current_param_container: Any,
-        current_params_types: Any,
-        model_state: Any,
-        hyperparameters: Any,
-        loss_type: Any,
-        optimizer_state: tuple[Any, JaxTrainer],
-        eval_results: Any,
-        global_step: int,
-        rng: Any,
-    ) -> tuple[Any, Any, Any]:
-        """Bring running statistics to the present parameters, which are evaluated as they are trained."""
+    def evaluated_state(
+        self, optimizer_state: tuple[TrainingState, JaxTrainer], params: Any, model_state: Any
+    ) -> Any:
+        """Return the model state with running statistics brought to the present."""
         state, trainer = optimizer_state
-        model_state = trainer.evaluated(state, current_param_container, model_state)
-        return optimizer_state, current_param_container, model_state
+        return trainer.evaluated(state, params, model_state)

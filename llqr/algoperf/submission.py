@@ -32,8 +32,13 @@ class Submission:
         global_step: int,
         rng: Any,
     ) -> tuple[Any, Any, Any]:
-        """Return everything as it is: parameters are evaluated as they are trained."""
-        return optimizer_state, current_param_container, model_state
+        """Return the parameters as they are trained, and the model state to evaluate them with."""
+        params = current_param_container
+        return optimizer_state, params, self.evaluated_state(optimizer_state, params, model_state)
+
+    def evaluated_state(self, optimizer_state: Any, params: Any, model_state: Any) -> Any:
+        """Return the model state to evaluate with, that of training."""
+        return model_state
 
     def data_selection(
         self,

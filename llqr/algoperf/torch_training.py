@@ -268,19 +268,9 @@ class TorchSubmission(Submission):
             logger.append_scalar_metrics(numbers, global_step)
         return optimizer_state, current_param_container, model_state
 
-    def prepare_for_eval(
-        self,
-        workload: Any,
-        current_param_container: Any,
-        current_params_types: Any,
-        model_state: Any,
-        hyperparameters: Any,
-        loss_type: Any,
-        optimizer_state: dict[str, TorchTrainer],
-        eval_results: Any,
-        global_step: int,
-        rng: Any,
-    ) -> tuple[Any, Any, Any]:
-        """Bring running statistics to the present parameters, which are evaluated as they are trained."""
-        optimizer_state["llqr"].prepare_for_eval(current_param_container, model_state)
-        return optimizer_state, current_param_container, model_state
+    def evaluated_state(
+        self, optimizer_state: dict[str, TorchTrainer], params: Any, model_state: Any
+    ) -> Any:
+        """Bring running statistics, which the model holds, to the present."""
+        optimizer_state["llqr"].prepare_for_eval(params, model_state)
+        return model_state
