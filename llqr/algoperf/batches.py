@@ -81,7 +81,7 @@ def map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree) if len(getattr(tree, "shape", ())) > 0 else tree
 
 
-def take_evenly(tree: Any, examples: int, kept: int, shards: int = 1) -> Any:
+def take_evenly(tree: Any, examples: int, kept: int, shards: int = 1, first: int = 0) -> Any:
     """Return ``kept`` of ``examples`` examples at even distances, equally many of every shard.
 
     Args:
@@ -89,6 +89,7 @@ def take_evenly(tree: Any, examples: int, kept: int, shards: int = 1) -> Any:
         examples: number of examples, a multiple of ``shards``.
         kept: number to keep, a multiple of ``shards``.
         shards: devices the leading axis is split over.
+        first: position in every shard of the first one taken, below examples / kept.
 
     Returns:
         A tree of arrays [kept, …].
@@ -100,7 +101,7 @@ def take_evenly(tree: Any, examples: int, kept: int, shards: int = 1) -> Any:
 
     def take(array: Any) -> Any:
         rows = array.reshape((shards, per_shard, *array.shape[1:]))
-        rows = rows[:, : stride * kept_per_shard : stride]
+        rows = rows[:, first : stride * kept_per_shard : stride]
         return rows.reshape((kept, *array.shape[1:]))
 
     return map_arrays(take, tree)
@@ -111,20 +112,12 @@ def halves(tree: Any, examples: int, shards: int = 1) -> tuple[Any, Any]:
 
     Args:
         tree: sliceable tree of arrays [examples, …].
-        examples: number of examples, a multiple of ``shards``, at least two of each.
+        examples: number of examples, a multiple of ``shards``, at least four of each.
         shards: devices the leading axis is split over.
 
     Returns:
         Two trees of arrays [half as many, …].
     """
-    per_shard = examples // shards
-    kept = per_shard // 2
-
-    def one(first: int) -> Any:
-        def take(array: Any) -> Any:
-            rows = array.reshape((shards, per_shard, *array.shape[1:]))[:, first : 2 * kept : 2]
-            return rows.reshape((shards * kept, *array.shape[1:]))
-
-        return map_arrays(take, tree)
-
-    return one(0), one(1)
+    kept = shards * (examples // shards // 2)
+    even, odd = (take_evenly(tree, examples, kept, shards, first) for first in (0, 1))
+    return even, odd

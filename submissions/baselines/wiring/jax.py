@@ -99,9 +99,8 @@ class JaxBaseline(Submission):
     ) -> tuple[Any, Any, Any]:
         """Do one step."""
         state, step, *rest = optimizer_state
-        trained = {"params": current_param_container, "model_state": model_state}
         held = rest[0] if rest else {}
-        trained |= held
+        trained = {"params": current_param_container, "model_state": model_state} | held
         params, state, model_state = step(
             trained["params"], state, trained["model_state"], batch, rng
         )
